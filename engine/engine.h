@@ -1,0 +1,183 @@
+/* The model and its clock: open, submit, take tokens, cancel. Knows tokens, never text or HTTP. One engine
+ * thread owns the weights, the KV cache and every live sequence; everything here may be called from any other
+ * thread. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+#include "engine/model_config.h"
+#include "kernels/kernels.h"
+#include "quant/quantize.h"
+
+struct engine;
+struct request;
+
+enum {
+    ENGINE_MAX_STOP_IDS = 64,
+    ENGINE_MAX_LOGIT_BIAS = 1024,
+    ENGINE_MAX_LOGPROBS = 20,
+    ENGINE_MAX_SKIP = 64
+};
+
+enum kv_cache_choice { KV_CHOICE_AUTO, KV_CHOICE_F32, KV_CHOICE_F16, KV_CHOICE_BF16 };
+
+struct engine_options {
+    const char *model_dir;
+    const char *config_override; /* JSON object over config.json's keys, or NULL (tests only) */
+    struct quant_settings quant;
+    const char
+        *quant_skip[ENGINE_MAX_SKIP]; /* fnmatch patterns of linear names to keep as stored, e.g. "lm_head" */
+    int32_t n_quant_skip;
+    int32_t n_threads;            /* 0: physical cores */
+    unsigned cpu_flags;           /* CPU_ALL: what the processor has */
+    enum kv_cache_choice kv_type; /* auto: f32 with quant none, else bf16 */
+    int32_t max_model_len;        /* 0: from the model's config */
+    int32_t max_running;          /* sequences in a batch, default 32 */
+    int32_t max_queue;            /* waiting requests, default 256 */
+    int32_t prefill_chunk;        /* tokens per step, default 512 */
+    size_t max_memory;            /* bytes; 0: what the machine has free */
+    int64_t kv_cache_tokens;      /* room in the KV cache; 0: by the memory plan */
+    bool show_progress;
+};
+void engine_options_init(struct engine_options *options);
+
+/* Loads and quantizes the model, plans memory and starts the engine thread. */
+enum status engine_open(struct engine **out, const struct engine_options *options, struct error *err);
+/* Cancels what is left, joins the thread, frees all. Every request must have been released before. */
+void engine_close(struct engine *engine);
+
+/* Sampling of one sequence (names and ranges of the HTTP API). */
+struct generate_params {
+    int32_t max_tokens; /* >= 0; 0 scores the prompt alone (prompt_logprobs) */
+    int32_t min_tokens;
+    float temperature; /* 0: greedy, lowest id wins ties */
+    float top_p;       /* (0, 1] */
+    int32_t top_k;     /* <= 0: off */
+    float min_p;
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    uint64_t seed;
+    bool ignore_eos;
+    int32_t logprobs;        /* -1: none; else the number of alternatives, 0..20 */
+    bool prompt_logprobs;    /* also for prompt positions 1.. (echo) */
+    const int32_t *stop_ids; /* n_stop_ids, copied */
+    int32_t n_stop_ids;
+    const int32_t *bias_ids; /* n_bias pairs, copied */
+    const float *bias_values;
+    int32_t n_bias;
+    int32_t priority;    /* lower first */
+    int64_t deadline_ms; /* monotonic clock, 0: none */
+};
+void generate_params_init(struct generate_params *params); /* the API's defaults, max_tokens 16, seed 0 */
+
+enum finish_reason {
+    FINISH_NONE,
+    FINISH_STOP,
+    FINISH_LENGTH,
+    FINISH_CANCELLED,
+    FINISH_TIMEOUT,
+    FINISH_ERROR
+};
+
+struct token_logprob {
+    int32_t id;
+    float logprob; /* natural log of the softmax before temperature and filters */
+};
+
+struct token_event {
+    enum { EVENT_TOKEN, EVENT_PROMPT_TOKEN, EVENT_FINISHED } kind;
+    int32_t token; /* EVENT_TOKEN; for an end by EOS or a stop id the token comes first, then FINISHED */
+    bool is_stop;  /* this token ends the sequence (EOS or stop id): it is counted, not shown */
+    struct token_logprob logprob; /* of token itself, when asked for */
+    int32_t n_top;                /* alternatives, best first */
+    struct token_logprob top[ENGINE_MAX_LOGPROBS];
+    enum finish_reason reason; /* EVENT_FINISHED */
+    int32_t stop_token;        /* EVENT_FINISHED with FINISH_STOP by a stop_ids entry: the id, else -1 */
+};
+
+struct request_timings { /* monotonic nanoseconds; 0: not reached */
+    int64_t submitted, started, first_token, last_token;
+    int32_t cached_tokens;
+};
+
+/* Called on the engine thread after events became available or the request ended: must not block nor call
+ * back. It runs under the request's lock, which request_release takes too: never call request_release while
+ * holding a lock that notify takes. request_next takes no lock. */
+typedef void request_notify_fn(void *context);
+
+/* Queues a sequence over prompt ids (copied; 1 <= n_ids, ids < vocab, n_ids + max_tokens <= max_model_len,
+ * else STATUS_INVALID). STATUS_FULL when the queue is full, STATUS_UNAVAILABLE when draining. On success *out
+ * must be released. notify may be NULL. */
+enum status engine_submit(struct engine *engine, const struct generate_params *params, const int32_t *ids,
+                          int32_t n_ids, request_notify_fn *notify, void *context, struct request **out,
+                          struct error *err);
+
+/* Takes the next event if there is one (returns true). After EVENT_FINISHED nothing more comes. */
+bool request_next(struct request *request, struct token_event *event);
+/* The same, but waits up to timeout_ms (-1: for ever). */
+bool request_wait(struct request *request, struct token_event *event, int32_t timeout_ms);
+/* Sets a flag: the sequence leaves the batch at the next step. Never blocks. */
+void request_cancel(struct request *request);
+/* Cancels if need be and gives the handle back; after this returns notify is not called any more and context
+ * may go. */
+void request_release(struct request *request); /* accepts NULL */
+void request_get_timings(const struct request *request, struct request_timings *out);
+
+/* No new work from now on: engine_submit answers STATUS_UNAVAILABLE. */
+void engine_drain(struct engine *engine);
+/* True when nothing runs and nothing waits. */
+bool engine_is_idle(const struct engine *engine);
+
+/* Counters, read without any lock of the engine thread. */
+struct engine_stats {
+    int32_t running, waiting, batch_size;
+    int64_t kv_tokens_used, kv_tokens_capacity;
+    int64_t prompt_tokens, generation_tokens, prompt_tokens_cached, preemptions, steps;
+    int64_t finished[FINISH_ERROR + 1]; /* by reason */
+    double last_step_age_seconds;       /* since the last step ended while work is running; 0 when idle */
+    double drain_seconds_per_request;   /* smoothed: for Retry-After */
+};
+void engine_get_stats(const struct engine *engine, struct engine_stats *out);
+
+struct engine_info {
+    struct model_config config;
+    int32_t max_model_len;
+    int64_t n_params;
+    size_t weights_bytes, kv_bytes, kv_bytes_per_token;
+    enum quant_method method;
+    int32_t group_size;
+    enum kv_type kv_type;
+    const char *kernels;
+    int32_t n_threads;
+    double bits_per_weight; /* of the quantized linears: codes, scales, zeros, tables, padding */
+    int64_t code_bits, table_bits, quantized_weights;
+    double quant_error_mean, quant_error_max; /* relative, per tensor */
+    double load_seconds, quantize_seconds;
+};
+const struct engine_info *engine_get_info(const struct engine *engine);
+
+/* What loading would take, from headers alone: nothing is loaded. Bytes unless named otherwise. */
+struct engine_plan {
+    struct model_config config;
+    int64_t n_params;
+    size_t stored_bytes;    /* of all tensors in the folder */
+    size_t quantized_bytes; /* codes, scales, zeros, tables of the quantized linears */
+    size_t kept_bytes;      /* read as stored: embedding, norms, routers, skipped linears */
+    size_t largest_tensor_bytes;
+    size_t peak_load_bytes; /* while quantizing */
+    size_t step_bytes;      /* activations and logits */
+    size_t kv_bytes_per_token;
+    size_t kv_bytes; /* of the cache that would be opened */
+    int64_t kv_tokens;
+    int32_t max_model_len;  /* after the memory plan */
+    size_t memory_limit;    /* --max-memory or what the machine has available */
+    size_t total_bytes;     /* weights, KV cache, step */
+    double bits_per_weight; /* of the quantized linears */
+    bool fits;
+};
+enum status engine_plan(struct engine_plan *out, const struct engine_options *options, struct error *err);
+
+#endif

@@ -1,0 +1,39 @@
+/* One step of one batch through the model: prefill chunks and decode rows alike. A row's bits do not depend
+ * on its neighbours, on chunking or on the thread count; a step allocates nothing. */
+#ifndef ENGINE_FORWARD_H
+#define ENGINE_FORWARD_H
+
+#include <stdint.h>
+
+#include "engine/base/status.h"
+#include "engine/base/thread_pool.h"
+#include "engine/kv_cache.h"
+#include "engine/model.h"
+#include "kernels/kernels.h"
+
+/* Rows of one step. A sequence's rows stand together, positions ascending; its blocks are reserved already.
+ */
+struct batch {
+    int32_t n_rows;
+    int32_t *tokens;              /* (n_rows) ids below vocab_size */
+    int32_t *positions;           /* (n_rows) */
+    const int32_t **block_tables; /* (n_rows) the row's sequence's */
+    int32_t n_logits;
+    int32_t *logit_rows; /* (n_logits) ascending row numbers whose logits are wanted */
+};
+
+struct forward;
+
+/* Buffers for at most max_rows rows, max_logits of them with logits. Everything given is borrowed. */
+enum status forward_open(struct forward **out, const struct model *model, const struct kernels *kernels,
+                         struct kv_cache *kv, struct thread_pool *pool, int32_t max_rows, int32_t max_logits,
+                         struct error *err);
+void forward_close(struct forward *forward); /* accepts NULL */
+/* Bytes that such buffers take. */
+size_t forward_bytes(const struct model_config *config, int32_t max_rows, int32_t max_logits);
+
+/* Runs the batch: appends keys and values, returns logits (n_logits, vocab_size) f32, valid until the next
+ * step. */
+const float *forward_step(struct forward *forward, const struct batch *batch);
+
+#endif

@@ -1,0 +1,140 @@
+/* The memory plan: weights and step buffers first, the KV cache gets a share of what is left. */
+#include "engine/memory_plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/log.h"
+#include "engine/forward.h"
+#include "engine/kv_cache.h"
+#include "engine/loader.h"
+
+/* Logits of a step are kept small beside the model: 64 MiB, but never fewer rows than sequences. */
+enum { LOGITS_BYTES = 64 << 20, LOAD_SCRATCH_BYTES = 64 << 20 };
+
+enum kv_type memory_plan_kv_type(const struct engine_options *options)
+{
+    switch (options->kv_type) {
+    case KV_CHOICE_F32:
+        return KV_F32;
+    case KV_CHOICE_F16:
+        return KV_F16;
+    case KV_CHOICE_BF16:
+        return KV_BF16;
+    case KV_CHOICE_AUTO:
+        break;
+    }
+    return options->quant.method == QUANT_NONE ? KV_F32 : KV_BF16;
+}
+
+int32_t memory_plan_rows(const struct engine_options *options)
+{
+    return options->prefill_chunk > options->max_running ? options->prefill_chunk : options->max_running;
+}
+
+int32_t memory_plan_logits(const struct engine_options *options, const struct model_config *config)
+{
+    int64_t n = LOGITS_BYTES / ((int64_t)config->vocab_size * 4);
+    int64_t max = memory_plan_rows(options);
+    n = n > max ? max : n;
+    return (int32_t)(n < options->max_running ? options->max_running : n);
+}
+
+static size_t read_number(const char *path, const char *key)
+{
+    char line[256];
+    unsigned long long value = 0;
+    FILE *file = fopen(path, "re");
+    if (!file) {
+        return 0;
+    }
+    while (fgets(line, sizeof line, file)) {
+        size_t length = key ? strlen(key) : 0;
+        if ((!key || strncmp(line, key, length) == 0) && sscanf(line + length, " %llu", &value) == 1) {
+            break;
+        }
+    }
+    fclose(file);
+    return (size_t)value;
+}
+
+/* What this process may still take: the machine's available memory, or less where a control group says so. */
+static size_t memory_available(void)
+{
+    size_t available = read_number("/proc/meminfo", "MemAvailable:") * 1024;
+    size_t limit = read_number("/sys/fs/cgroup/memory.max", NULL);
+    size_t used = read_number("/sys/fs/cgroup/memory.current", NULL);
+    if (limit && limit > used && limit - used < available) {
+        available = limit - used;
+    }
+    return available / 10 * 9;
+}
+
+#define MIB(bytes) ((double)(bytes) / (1024.0 * 1024.0))
+
+enum status memory_plan(struct engine_plan *out, const struct model *model,
+                        const struct engine_options *options, struct error *err)
+{
+    const struct model_config *config = &model->config;
+    int64_t n_quantized = 0;
+    *out = (struct engine_plan){
+        .config = *config,
+        .n_params = model->n_params,
+        .stored_bytes = model->stored_bytes,
+        .largest_tensor_bytes = model->largest_tensor_bytes,
+        .max_model_len = options->max_model_len ? options->max_model_len : config->max_positions,
+        .memory_limit = options->max_memory ? options->max_memory : memory_available(),
+        .kv_bytes_per_token = kv_cache_bytes_per_token(config, memory_plan_kv_type(options)),
+        .step_bytes = forward_bytes(config, memory_plan_rows(options), memory_plan_logits(options, config)),
+    };
+    if (out->max_model_len > config->max_positions || out->max_model_len < 1) {
+        return error_set(err, STATUS_INVALID, "max_model_len %d: this model has positions for 1 to %d tokens",
+                         options->max_model_len, config->max_positions);
+    }
+    loader_plan(model, &options->quant, &out->quantized_bytes, &out->kept_bytes);
+    for (int64_t i = 0; i < model->n_linears; i++) {
+        n_quantized += model->linears[i].quantize ? model->linears[i].source->n_elements : 0;
+    }
+    out->bits_per_weight = n_quantized ? 8.0 * (double)out->quantized_bytes / (double)n_quantized : 0;
+    /* While one tensor is quantized its pages and scratch are resident beside everything that is done. */
+    out->peak_load_bytes =
+        out->quantized_bytes + out->kept_bytes + 2 * out->largest_tensor_bytes + LOAD_SCRATCH_BYTES;
+
+    size_t fixed = out->quantized_bytes + out->kept_bytes + out->step_bytes;
+    size_t left = out->memory_limit > fixed ? out->memory_limit - fixed : 0;
+    /* Without an order from outside, half of what is left stays free for others. */
+    size_t kv_limit = options->max_memory ? left : left / 2;
+    int64_t block_bytes = (int64_t)out->kv_bytes_per_token * KV_BLOCK_TOKENS;
+    int64_t blocks_per_sequence = (out->max_model_len + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    int64_t n_blocks = blocks_per_sequence * options->max_running;
+    int64_t n_fitting = (int64_t)kv_limit / block_bytes;
+    if (options->kv_cache_tokens) {
+        n_blocks = (options->kv_cache_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+    }
+    n_blocks = n_blocks < n_fitting ? n_blocks : n_fitting;
+    n_blocks = n_blocks < INT32_MAX / KV_BLOCK_TOKENS ? n_blocks : INT32_MAX / KV_BLOCK_TOKENS;
+    out->fits = n_blocks >= blocks_per_sequence;
+    if (!out->fits && !options->max_model_len && n_blocks >= 1) {
+        out->max_model_len = (int32_t)(n_blocks * KV_BLOCK_TOKENS);
+        out->fits = true;
+        log_warning("memory for %d tokens of KV cache only: max_model_len is cut from %d to %d",
+                    out->max_model_len, config->max_positions, out->max_model_len);
+    }
+    out->kv_tokens = n_blocks * KV_BLOCK_TOKENS;
+    out->kv_bytes = (size_t)(n_blocks * block_bytes);
+    out->total_bytes = fixed + out->kv_bytes;
+    if (out->fits && out->peak_load_bytes > out->memory_limit) {
+        out->fits = false;
+    }
+    if (!out->fits) {
+        return error_set(
+            err, STATUS_NO_MEMORY,
+            "%s does not fit: weights %.1f MiB, step %.1f MiB, KV cache %.1f MiB for one context of "
+            "%d tokens, peak while loading %.1f MiB; the limit is %.1f MiB",
+            options->model_dir, MIB(out->quantized_bytes + out->kept_bytes), MIB(out->step_bytes),
+            MIB((size_t)(blocks_per_sequence * block_bytes)), out->max_model_len, MIB(out->peak_load_bytes),
+            MIB(out->memory_limit));
+    }
+    return STATUS_OK;
+}

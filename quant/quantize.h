@@ -1,0 +1,64 @@
+/* Float rows in, any4 rows out: quantize a matrix, dequantize it, measure its error. Knows statistics, never
+ * a model or a request. The result depends on weights and settings only: never on thread count, instruction
+ * set or run. Methods: docs/quantization.md (any4: Johnson and Elhoushi, ICML 2025, and our exact-optimum
+ * tables). */
+#ifndef QUANT_QUANTIZE_H
+#define QUANT_QUANTIZE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+#include "engine/base/thread_pool.h"
+#include "quant/any4.h"
+
+enum quant_method {
+    QUANT_NONE,       /* weights as stored, same call path */
+    QUANT_ANY4,       /* per-row table: exact optimum of 1-D k-means (dynamic programming); the default */
+    QUANT_ANY4_PAPER, /* per-row table: k-means++ start and Lloyd iterations, as published */
+    QUANT_INT4,       /* asymmetric min/max, round to nearest */
+    QUANT_NF4,
+    QUANT_FP4,
+};
+
+struct quant_settings {
+    enum quant_method method;
+    int32_t group_size; /* 32, 64 or 128; 0 = the method's default (128) */
+};
+
+/* "any4", "any4-paper", "int4", "nf4", "fp4", "none"; parse fails with STATUS_INVALID listing the names. */
+enum status quant_method_parse(enum quant_method *out, const char *name, struct error *err);
+const char *quant_method_name(enum quant_method method);
+
+/* Where a matrix's rows come from: converts rows [row_begin, row_end) to f32, n_cols each, densely. Called
+ * from several threads at once on different rows. */
+typedef void quant_read_rows_fn(void *source, float *out, int32_t row_begin, int32_t row_end);
+
+/* What quantizing one matrix did. Sums are over all elements, in double, rows added in order. */
+struct quant_stats {
+    double weight_energy; /* sum of w^2 */
+    double error_energy;  /* sum of (w_hat - w)^2, w_hat as the stored (bf16) formats give it */
+    double max_row_error; /* largest per-row sqrt(error/energy) among rows with energy > 0 */
+    int32_t worst_row;
+    int64_t code_bits;  /* bits of codes, scales and zero points, padding included */
+    int64_t table_bits; /* bits of tables */
+};
+
+/* Bytes of one block of memory that holds codes, scales, zeros and tables of such a matrix (64-byte aligned
+ * parts); SIZE_MAX when the shape does not fit. settings->method must not be QUANT_NONE. */
+size_t quant_matrix_bytes(const struct quant_settings *settings, int32_t n_rows, int32_t n_cols);
+
+/* Quantizes a matrix (n_rows, n_cols >= 1) into memory (quant_matrix_bytes, 64-byte aligned), which out
+ * points into afterwards. pool may be NULL. A weight that is NaN, infinite or beyond 1e37: STATUS_QUANTIZE
+ * with "row R, column C" in the message (the smallest such row, then column; the caller adds the tensor's
+ * name). Allocates scratch per thread, not per row. */
+enum status quant_matrix(struct any4_matrix *out, void *memory, struct quant_stats *stats,
+                         const struct quant_settings *settings, int32_t n_rows, int32_t n_cols,
+                         quant_read_rows_fn *read_rows, void *source, struct thread_pool *pool,
+                         struct error *err);
+
+/* w_hat of rows [row_begin, row_end) to f32, densely; any kind of matrix. */
+void quant_dequantize(float *out, const struct any4_matrix *matrix, int32_t row_begin, int32_t row_end);
+
+#endif

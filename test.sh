@@ -1,0 +1,15 @@
+#!/bin/sh
+# Installs what is missing, builds any4 with its tests and runs them all. Arguments go to `meson test`, e.g.
+#   ./test.sh --suite kernels
+# Long runs are suites of their own, see docs/testing.md.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/scripts/deps.sh"
+
+install_packages $packages_build $packages_test
+cd "$here"
+build_in build-test -Dtests=enabled
+status=0
+meson test -C build-test --no-rebuild --print-errorlogs --no-suite long "$@" || status=$?
+python3 scripts/summary.py build-test/meson-logs/testlog.json
+exit $status
