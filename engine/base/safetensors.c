@@ -553,6 +553,18 @@ static enum status check_map(const struct safetensors *st, const cJSON *map, con
     return status;
 }
 
+static char *join_path(const char *folder, const char *name)
+{
+    size_t n_folder = strlen(folder), n_name = strlen(name);
+    char *path = malloc(n_folder + n_name + 2);
+    if (path) {
+        memcpy(path, folder, n_folder);
+        path[n_folder] = '/';
+        memcpy(path + n_folder + 1, name, n_name + 1);
+    }
+    return path;
+}
+
 static enum status open_shards(struct safetensors **out, const char *folder, const char *index_path,
                                struct error *err)
 {
@@ -582,12 +594,10 @@ static enum status open_shards(struct safetensors **out, const char *folder, con
     }
     paths = calloc((size_t)n_shards, sizeof *paths);
     for (int32_t i = 0; paths && i < n_shards; i++) {
-        size_t size = strlen(folder) + strlen(names[i]) + 2;
-        if (!(paths[i] = malloc(size))) {
+        if (!(paths[i] = join_path(folder, names[i]))) {
             status = error_set(err, STATUS_NO_MEMORY, "%s: out of memory", index_path);
             goto cleanup;
         }
-        snprintf(paths[i], size, "%s/%s", folder, names[i]);
     }
     status = paths ? open_files(out, (const char *const *)paths, n_shards, err)
                    : error_set(err, STATUS_NO_MEMORY, "%s: out of memory", index_path);

@@ -14,7 +14,7 @@
 enum {
     TILE_ROWS = 4,     /* as many independent chains as hide the latency of an FMA */
     TILE_TOKENS = 6,   /* 4 x 6 accumulators of the 32 registers */
-    CHUNK_COLS = 512,  /* columns decoded at once: 8 KiB for 4 rows, half of them stay in L1 beside x */
+    CHUNK_COLS = 512,  /* columns decoded at once: 8 KiB for 4 rows stay in L1 beside x */
     BLOCK_TOKENS = 48, /* tokens that share one decoding; their running sums are 12 KiB */
 };
 
