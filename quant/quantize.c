@@ -85,15 +85,17 @@ static void quantize_row_paper(const struct quant_row *row, struct row_scratch *
 static void quantize_row_int4(const struct quant_row *row, struct row_scratch *scratch, const float *table)
 {
     (void)table;
-    float stored[ROW_LEVELS], limits[ROW_LEVELS - 1];
+    float stored[ROW_LEVELS];
     scale_min_max(row, scratch, 0);
     for (int32_t k = 0; k < ROW_LEVELS; k++) {
         stored[k] = (float)(k - 8);
     }
-    for (int32_t k = 0; k + 1 < ROW_LEVELS; k++) {
-        limits[k] = (float)k + 0.5f;
+    for (int32_t j = 0; j < row->n_cols; j++) {
+        /* Adding 1.5 * 2^23 rounds to an integer, halves to even as everybody's int4 does: weights stored as
+         * bf16 lie on a coarse grid, and 0.2 % of them fall on a half. */
+        float rounded = (scratch->u[j] + 12582912.0f) - 12582912.0f;
+        row->codes[j] = (uint8_t)(rounded < 15 ? rounded : 15);
     }
-    row_assign(row->codes, scratch->u, row->n_cols, limits);
     row_store_table(row->lut, stored);
 }
 

@@ -29,6 +29,9 @@ enum {
 /* Larger weights are refused before they get here, so that no product of scale and table overflows. */
 #define ROW_MAX_WEIGHT 1e37f
 
+/* Least element weight in the table's objective, relative to the row's largest. */
+#define ROW_MIN_WEIGHT 1e-8
+
 /* Input and output of one row. w: (n_cols), finite, |w| <= ROW_MAX_WEIGHT. codes: (n_cols), one a byte.
  * scales, zeros: (n_groups) bf16, zeros NULL for formats without. lut: (16) bf16. */
 struct quant_row {
@@ -399,6 +402,8 @@ static inline void row_table(float table[ROW_LEVELS], struct row_scratch *s)
 static inline void row_quantize_any4(const struct quant_row *row, struct row_scratch *s)
 {
     float table[ROW_LEVELS], limits[ROW_LEVELS - 1];
+    double heaviest = 0;
+    int32_t n_groups = 0;
     for (int32_t begin = 0, group = 0; begin < row->n_cols; begin += row->group_size, group++) {
         int32_t n = row->n_cols - begin < row->group_size ? row->n_cols - begin : row->group_size;
         float min, max;
@@ -414,8 +419,17 @@ static inline void row_quantize_any4(const struct quant_row *row, struct row_scr
         }
         row_scale(s->u + begin, row->w + begin, n, zero, scale);
         s->weight[group] = (double)scale * scale;
+        heaviest = s->weight[group] > heaviest ? s->weight[group] : heaviest;
+        n_groups = group + 1;
         row->scales[group] = bf16_from_f32(scale);
         row->zeros[group] = bf16_from_f32(zero);
+    }
+    /* A group far smaller than the largest weighs next to nothing, but prefix sums that do not rise would
+     * make the search for runs divide by rounding noise. */
+    for (int32_t group = 0; group < n_groups; group++) {
+        if (s->weight[group] > 0 && s->weight[group] < ROW_MIN_WEIGHT * heaviest) {
+            s->weight[group] = ROW_MIN_WEIGHT * heaviest;
+        }
     }
     row_sort(s, row->n_cols, row->group_size);
     row_table(table, s);
