@@ -18,8 +18,9 @@ struct tokenizer;
 
 enum { TOKENIZER_MAX_MODEL_BYTES = 64 << 20, TOKENIZER_MAX_EOS = 16 };
 
-/* The longest text that tokenizer_encode takes; the second one for models without byte fallback, where the
- * library needs quadratic time for characters that it does not know. */
+/* The longest text that tokenizer_encode takes (1 MB takes about 3 s and 120 MB with a 32000-piece model, 16
+ * kB 17 ms); the second one for models without byte fallback, where the library needs quadratic time for
+ * characters that it does not know. */
 enum { TOKENIZER_MAX_TEXT_BYTES = 16 << 20, TOKENIZER_MAX_TEXT_BYTES_NO_FALLBACK = 256 << 10 };
 
 /* Opens folder/tokenizer.model and takes special ids from the folder: bos_token_id and eos_token_id (int or

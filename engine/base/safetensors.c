@@ -577,8 +577,10 @@ static enum status open_shards(struct safetensors **out, const char *folder, con
     char **paths = NULL;
     int32_t n_shards = 0;
     if ((status = file_read(&text, &length, index_path, SAFETENSORS_MAX_HEADER_BYTES, err))) {
-        status = error_set(err, status == STATUS_NO_MEMORY ? status : STATUS_BAD_MODEL, "%s",
-                           err ? err->message : "");
+        status = status == STATUS_NO_MEMORY ? status : STATUS_BAD_MODEL;
+        if (err) {
+            err->status = status;
+        }
         goto cleanup;
     }
     if ((status = parse_json_file(&root, text, length, &limits, index_path, "index", err))) {
