@@ -23,7 +23,7 @@ static enum log_format current_format = LOG_FORMAT_TEXT;
 static FILE *current_file; /* NULL: stderr, which is no constant expression */
 static struct {
     char label[64];
-    double drawn_s; /* when the bar was drawn last, monotonic */
+    double drawn_s; /* when the bar was drawn or a line written last, or the work began; monotonic */
     int tenth;      /* the last tenth that was logged; -1: none yet */
     bool bar_open;  /* the cursor stands behind a bar */
 } progress = {.tenth = -1};
@@ -285,11 +285,16 @@ void log_event(enum log_level level, const char *json_body)
     pthread_mutex_unlock(&log_mutex);
 }
 
-static void draw_bar(const char *label, double fraction, bool finished)
+static double seconds_now(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    double now_s = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void draw_bar(const char *label, double fraction, bool finished)
+{
+    double now_s = seconds_now();
     if (!finished && progress.bar_open && now_s - progress.drawn_s < 0.1) {
         return;
     }
@@ -317,13 +322,17 @@ void log_progress(const char *label, double done, double total)
     if (strncmp(label, progress.label, sizeof progress.label - 1)) {
         snprintf(progress.label, sizeof progress.label, "%s", label);
         progress.tenth = -1;
+        progress.drawn_s = seconds_now();
     }
     FILE *file = current_file ? current_file : stderr;
     if (current_format == LOG_FORMAT_TEXT && isatty(fileno(file))) {
         draw_bar(label, fraction, finished);
     } else {
+        /* At most a line a second, and none for work that is done before the first is due. */
         int tenth = (int)(fraction * 10);
-        if (tenth != progress.tenth) {
+        bool due = seconds_now() - progress.drawn_s >= 1 || (finished && progress.tenth >= 0);
+        if (tenth != progress.tenth && due) {
+            progress.drawn_s = seconds_now();
             char message[256];
             snprintf(message, sizeof message, "%.200s: %d %%", label, finished ? 100 : 10 * tenth);
             write_message(LOG_INFO, message);

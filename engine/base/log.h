@@ -25,7 +25,8 @@ void log_event(enum log_level level, const char *json_body);
 #define log_info(...)    log_message(LOG_INFO, __VA_ARGS__)
 #define log_debug(...)   log_message(LOG_DEBUG, __VA_ARGS__)
 
-/* A progress bar on a terminal (redrawn in place, at most 10 times a second), else a log line about every 10 %.
+/* A progress bar on a terminal (redrawn in place, at most 10 times a second), else a log line about every 10 %, at
+ * most one a second.
  * done in [0, total]; total == done ends it. Call from one thread at a time. */
 void log_progress(const char *label, double done, double total);
 

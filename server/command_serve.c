@@ -1,0 +1,224 @@
+/* `any4 serve`: listens first, so that /health can tell about loading, loads the model on a thread of its
+ * own, and waits for signals. Shutdown order: refuse new work, let the old end, stop HTTP, then the engine,
+ * then the tokenizer. */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/base/log.h"
+#include "server/api.h"
+#include "server/clock.h"
+#include "server/command.h"
+#include "server/version.h"
+
+struct loader {
+    const struct config *config;
+    struct server *server;
+    struct engine *engine;
+    struct tokenizer *tokenizer;
+    enum status status;
+    struct error err;
+    atomic_bool done;
+    pthread_t thread;
+};
+
+static void *load_model(void *context)
+{
+    struct loader *loader = context;
+    loader->status =
+        server_open_model(loader->config, true, &loader->engine, &loader->tokenizer, &loader->err);
+    if (!loader->status) {
+        const struct engine_info *info = engine_get_info(loader->engine);
+        double seconds = (double)(clock_now_ns() - loader->server->start_ns) * 1e-9;
+        server_publish(loader->server, loader->engine, loader->tokenizer, seconds);
+        log_info(
+            "ready: %s, %" PRId64 " parameters, %s, %.3f bits per weight, weights %.1f MiB, KV %.1f MiB, "
+            "context %d, kernels %s, %d threads, loaded in %.2f s",
+            loader->server->model_names.parts[0], info->n_params, quant_method_name(info->method),
+            info->bits_per_weight, (double)info->weights_bytes / 1048576, (double)info->kv_bytes / 1048576,
+            (int)info->max_model_len, info->kernels, (int)info->n_threads, seconds);
+    }
+    atomic_store(&loader->done, true);
+    return NULL;
+}
+
+static enum status write_port_file(const char *path, int32_t port, struct error *err)
+{
+    char temporary[4096];
+    if (!path) {
+        return STATUS_OK;
+    }
+    /* Renamed into place: who waits for the file never reads half a number. */
+    int n = snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    FILE *file = n > 0 && (size_t)n < sizeof temporary ? fopen(temporary, "we") : NULL;
+    bool good = file && fprintf(file, "%d\n", (int)port) > 0;
+    if (file && fclose(file)) {
+        good = false;
+    }
+    return good && !rename(temporary, path)
+               ? STATUS_OK
+               : error_set(err, STATUS_INVALID, "port_file %s cannot be written: %s", path, strerror(errno));
+}
+
+static void log_state(struct server *s)
+{
+    struct engine_stats stats = {0};
+    if (atomic_load(&s->ready)) {
+        engine_get_stats(s->engine, &stats);
+    }
+    log_info("state: %s%s, %d exchanges on %d connections, %d running, %d waiting, KV %" PRId64 " of %" PRId64
+             " tokens, %" PRId64 " tokens generated in %" PRId64 " steps",
+             atomic_load(&s->ready) ? "ready" : "loading", atomic_load(&s->draining) ? ", draining" : "",
+             (int)http_n_exchanges(s->http), (int)http_n_connections(s->http), (int)stats.running,
+             (int)stats.waiting, stats.kv_tokens_used, stats.kv_tokens_capacity, stats.generation_tokens,
+             stats.steps);
+}
+
+/* Waits for a signal that ends the server (returned), or for a load that failed (0). */
+static int wait_for_end(struct server *s, struct loader *loader, const sigset_t *signals)
+{
+    for (;;) {
+        struct timespec tick = {.tv_nsec = 20000000};
+        bool done = atomic_load(&loader->done);
+        if (done && loader->status) {
+            return 0;
+        }
+        int signal_number = done ? sigwaitinfo(signals, NULL) : sigtimedwait(signals, NULL, &tick);
+        if (signal_number == SIGUSR1) {
+            log_state(s);
+        } else if (signal_number == SIGHUP) {
+            log_warning("SIGHUP: reloading is not supported yet");
+        } else if (signal_number > 0) {
+            return signal_number;
+        }
+    }
+}
+
+/* True when everything ended by itself; false when the limit passed or a second signal came (*again). */
+static bool drain(struct server *s, const sigset_t *signals, bool *again)
+{
+    int64_t deadline = clock_now_ns() + (int64_t)(s->config->drain_timeout * 1e9);
+    struct timespec tick = {.tv_nsec = 10000000};
+    *again = false;
+    while (http_n_exchanges(s->http) || !engine_is_idle(s->engine)) {
+        if (clock_now_ns() >= deadline) {
+            return false;
+        }
+        int signal_number = sigtimedwait(signals, NULL, &tick);
+        if (signal_number == SIGTERM || signal_number == SIGINT) {
+            *again = true;
+            return false;
+        }
+    }
+    return true;
+}
+
+static enum status open_http(struct server *s, const struct config *config, struct error *err)
+{
+    struct http_options options = {.host = config->host,
+                                   .port = (int32_t)config->port,
+                                   .n_threads = (int32_t)config->http_threads,
+                                   .max_connections = (int32_t)config->max_connections,
+                                   .max_connections_per_ip = (int32_t)config->max_connections_per_ip,
+                                   .max_body_bytes = (size_t)config->max_body_bytes,
+                                   .max_header_bytes =
+                                       (size_t)(config->max_header_bytes + config->max_url_bytes),
+                                   .header_timeout = config->header_timeout,
+                                   .body_timeout = config->body_timeout,
+                                   .keepalive_timeout = config->keepalive_timeout,
+                                   .write_stall_timeout = config->write_stall_timeout,
+                                   .callbacks = api_callbacks(),
+                                   .context = s};
+    enum status status = http_open(&s->http, &options, err);
+    if (!status && !(status = write_port_file(config->port_file, http_port(s->http), err))) {
+        log_info("listening on %s port %d", config->host, (int)http_port(s->http));
+    }
+    return status;
+}
+
+/* From the first signal to the last request. */
+static void shut_down(struct server *s, const sigset_t *signals, struct outcome *outcome)
+{
+    bool again = false;
+    log_info("draining: %d exchanges, at most %g s", (int)http_n_exchanges(s->http),
+             s->config->drain_timeout);
+    atomic_store(&s->draining, true);
+    if (!drain(s, signals, &again)) {
+        log_warning("cutting %d exchanges: %s", (int)http_n_exchanges(s->http),
+                    again ? "second signal" : "drain_timeout passed");
+        outcome->code = EXIT_CODE_CUT;
+        http_cut(s->http);
+        /* Time for the error events to leave; then the process does not wait for anybody. */
+        struct timespec tick = {.tv_nsec = 10000000};
+        for (int32_t i = 0; i < 50 && http_n_exchanges(s->http); i++) {
+            nanosleep(&tick, NULL);
+        }
+        outcome->abandon = again || http_n_exchanges(s->http) > 0;
+    }
+}
+
+enum status command_serve(const struct config *config, struct outcome *outcome, struct error *err)
+{
+    struct server server;
+    struct loader loader = {.config = config, .server = &server};
+    FILE *log_file = NULL;
+    sigset_t signals;
+    if (!config->model || !*config->model) {
+        return error_set(err, STATUS_INVALID, "the model folder is missing: give it as the first argument");
+    }
+    enum status status = server_open_log(config, &log_file, err);
+    if (status) {
+        return status;
+    }
+    /* Before any thread exists: all inherit the mask, and only sigwaitinfo below takes these. */
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    sigaddset(&signals, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    log_info("any4 %s (%s)", ANY4_VERSION, ANY4_COMMIT);
+    config_log(config);
+    if ((status = server_init(&server, config, err)) || (status = open_http(&server, config, err))) {
+        goto cleanup;
+    }
+    if (pthread_create(&loader.thread, NULL, load_model, &loader)) {
+        status = error_set(err, STATUS_NO_MEMORY, "cannot start the loading thread");
+        goto cleanup;
+    }
+    int signal_number = wait_for_end(&server, &loader, &signals);
+    if (!atomic_load(&loader.done)) {
+        log_info("stopped by %s while loading", strsignal(signal_number));
+        outcome->abandon = true; /* nothing was answered yet, and loading cannot be interrupted */
+        return STATUS_OK;
+    }
+    pthread_join(loader.thread, NULL);
+    if (loader.status) {
+        status = loader.status;
+        *err = loader.err;
+        goto cleanup;
+    }
+    log_info("stopping: %s", strsignal(signal_number));
+    shut_down(&server, &signals, outcome);
+    if (outcome->abandon) {
+        return STATUS_OK;
+    }
+    log_info("stopped");
+cleanup:
+    http_close(server.http);
+    engine_close(loader.engine);
+    tokenizer_close(loader.tokenizer);
+    server_finish(&server);
+    if (config->port_file && !status) {
+        unlink(config->port_file);
+    }
+    if (log_file) {
+        log_configure(LOG_FORMAT_TEXT, LOG_INFO, stderr);
+        fclose(log_file);
+    }
+    return status;
+}

@@ -1,0 +1,592 @@
+/* The life of a connection and its exchanges. libmicrohttpd calls from a small pool of threads, each with its
+ * own epoll set; an exchange that waits for the engine is suspended, so no thread ever blocks on a token. */
+#include "server/http.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "engine/base/log.h"
+#include "server/clock.h"
+#include "server/sse.h"
+#include "server/watcher.h"
+
+struct http {
+    struct http_options options;
+    struct MHD_Daemon *daemon;
+    struct watcher *watcher;
+    int32_t port;
+    atomic_int n_connections;
+};
+
+void exchange_notify(void *exchange)
+{
+    struct exchange *x = exchange;
+    pthread_mutex_lock(&x->lock);
+    x->signaled = true;
+    if (x->suspended) {
+        x->suspended = false;
+        MHD_resume_connection(x->connection);
+    }
+    pthread_mutex_unlock(&x->lock);
+}
+
+/* Before looking at what there is: news from here on count again. */
+static void exchange_arm(struct exchange *x)
+{
+    pthread_mutex_lock(&x->lock);
+    x->signaled = false;
+    x->ping_due |= x->timer_fired;
+    x->timer_fired = false;
+    pthread_mutex_unlock(&x->lock);
+}
+
+/* Suspends the connection unless something has happened since exchange_arm. Returns false if so: look again.
+ */
+static bool exchange_suspend(struct exchange *x)
+{
+    watcher_watch(x->http->watcher, x);
+    pthread_mutex_lock(&x->lock);
+    bool suspend = !x->signaled && !atomic_load(&x->gone);
+    if (suspend) {
+        x->suspended = true;
+        x->wake_at_ns = x->ping_ns ? x->last_write_ns + x->ping_ns : 0;
+        MHD_suspend_connection(x->connection);
+    }
+    pthread_mutex_unlock(&x->lock);
+    return suspend;
+}
+
+const char *exchange_header(const struct exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
+}
+
+void reply_header(struct reply *reply, const char *name, const char *value)
+{
+    assert(reply->n_headers < REPLY_MAX_HEADERS);
+    char *copy = strndup(value, strcspn(value, "\r\n"));
+    if (copy) {
+        reply->headers[reply->n_headers].name = name;
+        reply->headers[reply->n_headers++].value = copy;
+    }
+}
+
+static void reply_finish(struct reply *reply)
+{
+    for (int32_t i = 0; i < reply->n_headers; i++) {
+        free(reply->headers[i].value);
+    }
+    buffer_finish(&reply->body);
+    *reply = (struct reply){0};
+}
+
+static struct peer *exchange_peer(const struct exchange *x)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+static void peer_enter(struct peer *peer, enum peer_phase phase)
+{
+    atomic_store(&peer->since_ns, clock_now_ns());
+    atomic_store(&peer->phase, (int)phase);
+}
+
+/* False when the watcher has given up on this client in the meantime. */
+static bool peer_leave(struct peer *peer, enum peer_phase from, enum peer_phase to)
+{
+    int expected = (int)from;
+    if (!atomic_compare_exchange_strong(&peer->phase, &expected, (int)to)) {
+        return expected != PEER_CUT;
+    }
+    atomic_store(&peer->since_ns, clock_now_ns());
+    return true;
+}
+
+static void exchange_address(struct exchange *x)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const struct sockaddr *address = info ? info->client_addr : NULL;
+    if (address && address->sa_family == AF_INET) {
+        inet_ntop(AF_INET, &((const struct sockaddr_in *)address)->sin_addr, x->client, sizeof x->client);
+    } else if (address && address->sa_family == AF_INET6) {
+        inet_ntop(AF_INET6, &((const struct sockaddr_in6 *)address)->sin6_addr, x->client, sizeof x->client);
+    }
+}
+
+/* The client's own id if it is harmless in a header and a log line, else 16 random hex digits. */
+static void exchange_name(struct exchange *x)
+{
+    const char *own = exchange_header(x, "X-Request-Id");
+    size_t length = own ? strlen(own) : 0;
+    if (length && length <= REQUEST_ID_BYTES &&
+        strspn(own, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == length) {
+        memcpy(x->request_id, own, length + 1);
+        return;
+    }
+    uint64_t random = 0;
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) {
+        random = (uint64_t)x->arrival_ns;
+    }
+    snprintf(x->request_id, sizeof x->request_id, "req-%016llx", (unsigned long long)random);
+}
+
+/* The request line has arrived. What is returned becomes *req_cls of the other callbacks. */
+static void *on_uri(void *context, const char *uri, struct MHD_Connection *connection)
+{
+    struct http *http = context;
+    struct exchange *x = calloc(1, sizeof *x);
+    if (!x) {
+        return NULL;
+    }
+    x->http = http;
+    x->connection = connection;
+    x->arrival_ns = x->last_write_ns = clock_now_ns();
+    x->uri = strdup(uri);
+    x->path = strndup(uri, strcspn(uri, "?"));
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    x->fd = info ? (int)info->connect_fd : -1;
+    if (!x->uri || !x->path) {
+        free(x->uri);
+        free(x->path);
+        free(x);
+        return NULL;
+    }
+    pthread_mutex_init(&x->lock, NULL);
+    struct peer *peer = exchange_peer(x);
+    if (peer && atomic_load(&peer->phase) == PEER_IDLE) {
+        peer_enter(peer, PEER_HEADERS);
+    }
+    watcher_add_exchange(http->watcher, x);
+    return x;
+}
+
+static void on_completed(void *context, struct MHD_Connection *connection, void **req_cls,
+                         enum MHD_RequestTerminationCode code)
+{
+    struct http *http = context;
+    struct exchange *x = *req_cls;
+    (void)connection;
+    if (!x) {
+        return;
+    }
+    *req_cls = NULL;
+    if (x->begun) {
+        bool complete = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && x->answered &&
+                        (!x->streaming || (x->stream_done && !x->stream.length));
+        http->options.callbacks.done(http->options.context, x, complete);
+    }
+    if (x->close_job) {
+        x->close_job(x); /* after this the engine does not notify any more */
+    }
+    watcher_remove_exchange(http->watcher, x);
+    struct peer *peer = exchange_peer(x);
+    if (peer && atomic_load(&peer->phase) != PEER_CUT) {
+        peer_enter(peer, PEER_IDLE);
+    }
+    MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT,
+                              (unsigned)http->options.keepalive_timeout);
+    reply_finish(&x->reply);
+    buffer_finish(&x->body);
+    buffer_finish(&x->stream);
+    pthread_mutex_destroy(&x->lock);
+    free(x->uri);
+    free(x->path);
+    free(x);
+}
+
+static void on_connection(void *context, struct MHD_Connection *connection, void **socket_context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct http *http = context;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        struct peer *peer = calloc(1, sizeof *peer);
+        int on = 1;
+        *socket_context = peer;
+        atomic_fetch_add(&http->n_connections, 1);
+        if (peer && info) {
+            peer->fd = (int)info->connect_fd;
+            setsockopt(peer->fd, IPPROTO_TCP, TCP_NODELAY, &on,
+                       sizeof on); /* an event is sent when it exists */
+            peer_enter(peer, PEER_HEADERS);
+            watcher_add_peer(http->watcher, peer);
+        }
+    } else {
+        atomic_fetch_sub(&http->n_connections, 1);
+        if (*socket_context) {
+            watcher_remove_peer(http->watcher, *socket_context);
+            free(*socket_context);
+            *socket_context = NULL;
+        }
+    }
+}
+
+static void add_headers(struct MHD_Response *response, const struct exchange *x)
+{
+    MHD_add_response_header(response, "X-Request-Id", x->request_id);
+    MHD_add_response_header(response, "Cache-Control", "no-store");
+    if (x->reply.content_type) {
+        MHD_add_response_header(response, "Content-Type", x->reply.content_type);
+    }
+    for (int32_t i = 0; i < x->reply.n_headers; i++) {
+        MHD_add_response_header(response, x->reply.headers[i].name, x->reply.headers[i].value);
+    }
+    if (x->reply.close) {
+        MHD_add_response_header(response, "Connection", "close");
+    }
+}
+
+static enum MHD_Result queue_response(struct exchange *x, struct MHD_Response *response)
+{
+    if (!response) {
+        return MHD_NO;
+    }
+    add_headers(response, x);
+    MHD_set_connection_option(x->connection, MHD_CONNECTION_OPTION_TIMEOUT,
+                              (unsigned)x->http->options.write_stall_timeout);
+    enum MHD_Result result = MHD_queue_response(x->connection, (unsigned)x->reply.status, response);
+    x->answered = result == MHD_YES;
+    MHD_destroy_response(response);
+    return result;
+}
+
+static enum MHD_Result send_reply(struct exchange *x)
+{
+    struct buffer *body = &x->reply.body;
+    if (body->failed) {
+        buffer_finish(body);
+        x->reply.status = 500;
+        buffer_text(body,
+                    "{\"error\":{\"message\":\"out of memory for the answer\",\"type\":\"internal_error\","
+                    "\"param\":null,\"code\":\"internal\"}}");
+    }
+    char *data = body->data;
+    size_t length = body->length;
+    *body = (struct buffer){0}; /* the response owns the bytes now */
+    if (!data) {
+        return queue_response(x, MHD_create_response_from_buffer(0, (char[]){0}, MHD_RESPMEM_PERSISTENT));
+    }
+    return queue_response(x, MHD_create_response_from_buffer(length, data, MHD_RESPMEM_MUST_FREE));
+}
+
+/* libmicrohttpd wants up to max bytes of a stream. Zero is only ever returned with the connection suspended.
+ */
+static ssize_t on_read(void *context, uint64_t position, char *out, size_t max)
+{
+    struct exchange *x = context;
+    (void)position;
+    for (;;) {
+        if (atomic_load(&x->gone)) {
+            return MHD_CONTENT_READER_END_WITH_ERROR;
+        }
+        if (x->stream.failed) {
+            return MHD_CONTENT_READER_END_WITH_ERROR;
+        }
+        if (x->stream.length) {
+            size_t n = sse_event_length(x->stream.data, x->stream.length);
+            n = !n || n > max ? (x->stream.length < max ? x->stream.length : max) : n;
+            memcpy(out, x->stream.data, n);
+            buffer_consume(&x->stream, n);
+            x->last_write_ns = clock_now_ns();
+            return (ssize_t)n;
+        }
+        if (x->stream_done) {
+            return MHD_CONTENT_READER_END_OF_STREAM;
+        }
+        exchange_arm(x);
+        x->step(x);
+        if (!x->stream.length && !x->stream_done && !x->stream.failed && exchange_suspend(x)) {
+            return 0;
+        }
+    }
+}
+
+static enum MHD_Result start_stream(struct exchange *x)
+{
+    enum { BLOCK_BYTES = 16384 };
+    x->streaming = true;
+    buffer_finish(&x->reply.body);
+    x->reply.status = 200;
+    x->reply.content_type = "text/event-stream; charset=utf-8";
+    reply_header(&x->reply, "X-Accel-Buffering", "no");
+    return queue_response(x,
+                          MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_BYTES, on_read, x, NULL));
+}
+
+/* Goes on with an exchange whose request is complete until it has an answer or must wait. */
+static enum MHD_Result exchange_go_on(struct exchange *x, enum exchange_step step)
+{
+    for (;;) {
+        if (atomic_load(&x->gone)) {
+            return MHD_NO;
+        }
+        if (step == EXCHANGE_REPLY) {
+            return send_reply(x);
+        }
+        if (step == EXCHANGE_STREAM) {
+            return start_stream(x);
+        }
+        if (exchange_suspend(x)) {
+            return MHD_YES;
+        }
+        exchange_arm(x);
+        step = x->step(x);
+    }
+}
+
+static enum MHD_Result exchange_begin(struct http *http, struct exchange *x, const char *method)
+{
+    x->begun = true;
+    snprintf(x->method, sizeof x->method, "%s", method);
+    exchange_name(x);
+    exchange_address(x);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    x->header_bytes = info ? info->header_size : 0;
+    struct peer *peer = exchange_peer(x);
+    if (peer && !peer_leave(peer, PEER_HEADERS, PEER_BODY)) {
+        return MHD_NO;
+    }
+    bool settled = http->options.callbacks.begin(http->options.context, x);
+    if (!settled) {
+        const char *declared = exchange_header(x, "Content-Length");
+        char *end;
+        errno = 0;
+        unsigned long long n = declared ? strtoull(declared, &end, 10) : 0;
+        if (n > http->options.max_body_bytes || errno) {
+            http->options.callbacks.too_large(http->options.context, x);
+            settled = true;
+        }
+    }
+    x->discard = settled;
+    const char *expect = exchange_header(x, "Expect");
+    if (settled && (x->reply.close || (expect && !strcasecmp(expect, "100-continue")))) {
+        if (peer) {
+            peer_leave(peer, PEER_BODY, PEER_REPLY);
+        }
+        return send_reply(x);
+    }
+    return MHD_YES; /* a refusal waits for the end of the body, so that the connection stays usable */
+}
+
+static enum MHD_Result exchange_take(struct http *http, struct exchange *x, const char *data, size_t *length)
+{
+    size_t n = *length;
+    *length = 0;
+    if (!x->discard && n > http->options.max_body_bytes - x->body.length) {
+        http->options.callbacks.too_large(http->options.context, x);
+        buffer_finish(&x->body);
+        x->discard = true;
+    }
+    if (x->discard) {
+        x->discarded += n;
+        return x->discarded > 4 * http->options.max_body_bytes ? MHD_NO : MHD_YES;
+    }
+    buffer_append(&x->body, data, n);
+    return x->body.failed ? MHD_NO : MHD_YES;
+}
+
+static enum MHD_Result on_request(void *context, struct MHD_Connection *connection, const char *url,
+                                  const char *method, const char *version, const char *data, size_t *length,
+                                  void **req_cls)
+{
+    struct http *http = context;
+    struct exchange *x = *req_cls;
+    (void)connection;
+    (void)url;
+    (void)version;
+    if (!x) {
+        return MHD_NO; /* out of memory when the request line came */
+    }
+    if (!x->begun) {
+        return exchange_begin(http, x, method);
+    }
+    if (*length) {
+        return exchange_take(http, x, data, length);
+    }
+    if (x->discard) {
+        return send_reply(x);
+    }
+    if (x->step) { /* resumed */
+        exchange_arm(x);
+        return exchange_go_on(x, x->step(x));
+    }
+    struct peer *peer = exchange_peer(x);
+    if (peer && !peer_leave(peer, PEER_BODY, PEER_REPLY)) {
+        return MHD_NO;
+    }
+    exchange_arm(x);
+    return exchange_go_on(x, http->options.callbacks.run(http->options.context, x));
+}
+
+__attribute__((format(printf, 2, 0))) static void on_log(void *context, const char *format, va_list args)
+{
+    char line[512];
+    (void)context;
+    vsnprintf(line, sizeof line, format, args);
+    line[strcspn(line, "\n")] = '\0';
+    log_debug("libmicrohttpd: %s", line);
+}
+
+static enum status open_socket(int *out, int *family, const struct http_options *options, struct error *err)
+{
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM},
+                    *found = NULL;
+    char port[16];
+    int on = 1, fd = -1, cause = 0;
+    snprintf(port, sizeof port, "%d", (int)options->port);
+    int failure = getaddrinfo(options->host, port, &hints, &found);
+    if (failure) {
+        return error_set(err, STATUS_CANNOT_LISTEN, "cannot listen on %s: %s", options->host,
+                         gai_strerror(failure));
+    }
+    for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
+        fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (fd < 0) {
+            cause = errno;
+            continue;
+        }
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        *family = a->ai_family;
+        if (bind(fd, a->ai_addr, a->ai_addrlen) || listen(fd, 1024)) {
+            cause = errno;
+            close(fd);
+            fd = -1;
+        }
+    }
+    freeaddrinfo(found);
+    *out = fd;
+    return fd >= 0 ? STATUS_OK
+                   : error_set(err, STATUS_CANNOT_LISTEN, "cannot listen on %s port %d: %s", options->host,
+                               (int)options->port, strerror(cause));
+}
+
+static int32_t socket_port(int fd)
+{
+    struct sockaddr_storage address;
+    socklen_t length = sizeof address;
+    if (getsockname(fd, (struct sockaddr *)&address, &length)) {
+        return 0;
+    }
+    return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
+                                               : ((struct sockaddr_in *)&address)->sin_port);
+}
+
+enum status http_open(struct http **out, const struct http_options *options, struct error *err)
+{
+    int fd = -1, family = AF_INET;
+    enum status status = STATUS_OK;
+    *out = NULL;
+    struct http *http = calloc(1, sizeof *http);
+    if (!http) {
+        return error_set(err, STATUS_NO_MEMORY, "out of memory for the HTTP server");
+    }
+    http->options = *options;
+    if ((status = open_socket(&fd, &family, options, err)) ||
+        (status = watcher_open(&http->watcher, options->header_timeout, options->body_timeout, err))) {
+        goto cleanup;
+    }
+    http->port = socket_port(fd);
+    /* Room for the headers twice: as they came, and as libmicrohttpd takes them apart. */
+    size_t connection_memory = 2 * options->max_header_bytes + 32768;
+    struct MHD_OptionItem items[] = {
+        {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)on_log, NULL},
+        {MHD_OPTION_LISTEN_SOCKET, fd, NULL},
+        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)on_uri, http},
+        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)on_completed, http},
+        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, http},
+        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)connection_memory, NULL},
+        {MHD_OPTION_CONNECTION_LIMIT, options->max_connections, NULL},
+        {MHD_OPTION_CONNECTION_TIMEOUT, (intptr_t)options->keepalive_timeout, NULL},
+        {MHD_OPTION_PER_IP_CONNECTION_LIMIT, options->max_connections_per_ip, NULL},
+        {MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, NULL},
+        {options->n_threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, options->n_threads, NULL},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME |
+                     MHD_USE_ERROR_LOG | (family == AF_INET6 ? MHD_USE_IPv6 : 0);
+    http->daemon =
+        MHD_start_daemon(flags, 0, NULL, NULL, on_request, http, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
+    if (!http->daemon) {
+        status = error_set(err, STATUS_CANNOT_LISTEN, "cannot start the HTTP server on %s port %d",
+                           options->host, (int)http->port);
+        goto cleanup;
+    }
+    fd = -1; /* the daemon's now */
+    *out = http;
+cleanup:
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (status) {
+        watcher_close(http->watcher);
+        free(http);
+    }
+    return status;
+}
+
+int32_t http_port(const struct http *http)
+{
+    return http->port;
+}
+
+int32_t http_n_connections(const struct http *http)
+{
+    return atomic_load(&http->n_connections);
+}
+
+int32_t http_n_exchanges(struct http *http)
+{
+    return watcher_n_exchanges(http->watcher);
+}
+
+static void cut_exchange(struct exchange *x)
+{
+    atomic_store(&x->cut, true);
+    exchange_notify(x);
+}
+
+void http_cut(struct http *http)
+{
+    watcher_for_each(http->watcher, cut_exchange);
+}
+
+static void leave_exchange(struct exchange *x)
+{
+    atomic_store(&x->gone, true);
+    exchange_notify(x);
+}
+
+void http_close(struct http *http)
+{
+    if (!http) {
+        return;
+    }
+    /* libmicrohttpd must not be stopped while a connection is suspended: each is woken, first to end with an
+     * error, then, if its client does not read, to end without one. */
+    http_cut(http);
+    for (int32_t i = 0; i < 100 && http_n_exchanges(http); i++) {
+        if (i == 20) {
+            watcher_for_each(http->watcher, leave_exchange);
+        }
+        usleep(10000);
+    }
+    MHD_stop_daemon(http->daemon);
+    watcher_close(http->watcher);
+    free(http);
+}

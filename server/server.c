@@ -1,0 +1,236 @@
+/* Shared state of the endpoints, and the way from settings to an open model. */
+#include "server/server.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/base/json.h"
+#include "engine/base/log.h"
+#include "server/clock.h"
+#include "server/version.h"
+
+static enum status read_list(struct name_list *list, const char *text, const char *what, struct error *err)
+{
+    list->n = split_list(text, &list->copy, list->parts, SERVER_MAX_NAMES);
+    if (list->n < 0) {
+        list->n = 0;
+        return error_set(err, STATUS_INVALID, "%s has more than %d entries", what, (int)SERVER_MAX_NAMES);
+    }
+    return STATUS_OK;
+}
+
+static enum status add_key(struct server *s, const char *key, size_t length, struct error *err)
+{
+    if (!s->keys && !(s->keys = calloc(SERVER_MAX_KEYS, sizeof *s->keys))) {
+        return error_set(err, STATUS_NO_MEMORY, "out of memory for keys");
+    }
+    if (s->n_keys == SERVER_MAX_KEYS) {
+        return error_set(err, STATUS_INVALID, "api_key_file has more than %d keys", (int)SERVER_MAX_KEYS);
+    }
+    if (!(s->keys[s->n_keys] = strndup(key, length))) {
+        return error_set(err, STATUS_NO_MEMORY, "out of memory for keys");
+    }
+    s->n_keys++;
+    return STATUS_OK;
+}
+
+static enum status read_keys(struct server *s, const struct config *config, struct error *err)
+{
+    enum status status = STATUS_OK;
+    if (config->api_key && *config->api_key) {
+        status = add_key(s, config->api_key, strlen(config->api_key), err);
+    }
+    if (status || !config->api_key_file) {
+        return status;
+    }
+    char *text = NULL;
+    size_t length = 0;
+    if (file_read(&text, &length, config->api_key_file, 1 << 20, err)) {
+        return error_set(err, STATUS_INVALID, "api_key_file: %s", err ? err->message : "");
+    }
+    for (char *rest = text, *line; !status && (line = strsep(&rest, "\n"));) {
+        line += strspn(line, " \t");
+        size_t n = strcspn(line, "#\r");
+        while (n && (line[n - 1] == ' ' || line[n - 1] == '\t')) {
+            n--;
+        }
+        if (n) {
+            status = add_key(s, line, n, err);
+        }
+    }
+    explicit_bzero(text, length);
+    free(text);
+    if (!status && !s->n_keys) {
+        /* A file without a key must not open the server to everyone. */
+        status = error_set(err, STATUS_INVALID, "api_key_file %s holds no key", config->api_key_file);
+    }
+    return status;
+}
+
+static const char *folder_name(const char *path, char *out, size_t size)
+{
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') {
+        length--;
+    }
+    size_t begin = length;
+    while (begin && path[begin - 1] != '/') {
+        begin--;
+    }
+    snprintf(out, size, "%.*s", (int)(length - begin), path + begin);
+    return *out && strcmp(out, ".") && strcmp(out, "..") ? out : "model";
+}
+
+enum status server_init(struct server *s, const struct config *config, struct error *err)
+{
+    char name[256];
+    memset(s, 0, sizeof *s);
+    s->config = config;
+    s->start_ns = clock_now_ns();
+    s->created = (int64_t)time(NULL);
+    metrics_init(&s->metrics);
+    const char *names = config->served_model_name;
+    if (!names || !*names) {
+        names = folder_name(config->model, name, sizeof name);
+    }
+    enum status status = read_list(&s->model_names, names, "served_model_name", err);
+    if (!status) {
+        status = read_list(&s->origins, config->cors_origin, "cors_origin", err);
+    }
+    if (!status) {
+        status = read_list(&s->hosts, config->allowed_host, "allowed_host", err);
+    }
+    if (!status) {
+        status = read_keys(s, config, err);
+    }
+    if (!status && !s->model_names.n) {
+        status = error_set(err, STATUS_INVALID, "served_model_name has no name in it");
+    }
+    s->rules = (struct request_rules){.model_names = s->model_names.parts,
+                                      .n_model_names = s->model_names.n,
+                                      .max_n = (int32_t)config->max_n,
+                                      .max_best_of = (int32_t)config->max_best_of,
+                                      .max_logprobs = (int32_t)config->max_logprobs,
+                                      .max_stops = (int32_t)config->max_stops,
+                                      .max_timeout_ms = (int64_t)(config->request_timeout * 1000),
+                                      .strict_fields = config->strict_fields};
+    return status;
+}
+
+void server_finish(struct server *s)
+{
+    free(s->model_names.copy);
+    free(s->origins.copy);
+    free(s->hosts.copy);
+    for (int32_t i = 0; i < s->n_keys; i++) {
+        explicit_bzero(s->keys[i], strlen(s->keys[i]));
+        free(s->keys[i]);
+    }
+    free(s->keys);
+}
+
+void server_publish(struct server *s, struct engine *engine, struct tokenizer *tokenizer, double load_seconds)
+{
+    const struct engine_info *info = engine_get_info(engine);
+    s->engine = engine;
+    s->tokenizer = tokenizer;
+    s->load_seconds = load_seconds;
+    s->rules.max_model_len = info->max_model_len;
+    s->rules.vocab_size = info->config.vocab_size;
+    /* Until weights have a hash: what tells one set of answers from another is build, kernels, format and
+     * shape. */
+    snprintf(s->system_fingerprint, sizeof s->system_fingerprint, "any4-%s-%.8s-%s-%s", ANY4_VERSION,
+             ANY4_COMMIT, info->kernels, quant_method_name(info->method));
+    atomic_store(&s->ready, true);
+}
+
+bool server_key_matches(const struct server *s, const char *key)
+{
+    size_t length = strlen(key);
+    unsigned any = 0;
+    for (int32_t i = 0; i < s->n_keys; i++) {
+        const char *own = s->keys[i];
+        size_t own_length = strlen(own);
+        unsigned differs = length != own_length;
+        for (size_t j = 0; j < own_length; j++) {
+            differs |= (unsigned)(unsigned char)own[j] ^ (unsigned)(unsigned char)(j < length ? key[j] : 0);
+        }
+        any |= (unsigned)(differs == 0);
+    }
+    return any != 0;
+}
+
+enum status server_engine_options(struct engine_options *out, const struct config *config, char **skip,
+                                  struct error *err)
+{
+    static const int32_t group_sizes[] = {0, 32, 64, 128};
+    static const enum kv_cache_choice kv_types[] = {KV_CHOICE_AUTO, KV_CHOICE_F32, KV_CHOICE_F16,
+                                                    KV_CHOICE_BF16};
+    *skip = NULL;
+    engine_options_init(out);
+    out->model_dir = config->model;
+    enum status status = quant_method_parse(&out->quant.method, config->quant, err);
+    if (status ||
+        (status = cpu_flags_parse(&out->cpu_flags, config->cpu_flags ? config->cpu_flags : "all", err))) {
+        return status;
+    }
+    out->quant.group_size = group_sizes[config->group_size];
+    out->kv_type = kv_types[config->kv_cache_type];
+    out->n_threads = (int32_t)config->threads;
+    out->max_model_len = (int32_t)config->max_model_len;
+    out->max_running = (int32_t)config->max_running;
+    out->max_queue = (int32_t)config->max_queue;
+    out->prefill_chunk = (int32_t)config->prefill_chunk;
+    out->max_memory = (size_t)config->max_memory;
+    out->n_quant_skip = split_list(config->quant_skip, skip, out->quant_skip, ENGINE_MAX_SKIP);
+    if (out->n_quant_skip < 0) {
+        out->n_quant_skip = 0;
+        return error_set(err, STATUS_INVALID, "quant_skip has more than %d patterns", (int)ENGINE_MAX_SKIP);
+    }
+    return STATUS_OK;
+}
+
+enum status server_open_model(const struct config *config, bool show_progress, struct engine **engine,
+                              struct tokenizer **tokenizer, struct error *err)
+{
+    struct engine_options options;
+    char *skip = NULL;
+    *engine = NULL;
+    *tokenizer = NULL;
+    enum status status = server_engine_options(&options, config, &skip, err);
+    options.show_progress = show_progress;
+    /* The tokenizer first: it is quick, and a folder without one should not be quantized for nothing. */
+    if (!status && !(status = tokenizer_open(tokenizer, config->model, err)) &&
+        !(status = engine_open(engine, &options, err))) {
+        int32_t vocab_size = engine_get_info(*engine)->config.vocab_size;
+        if (tokenizer_n_tokens(*tokenizer) > vocab_size) {
+            status =
+                error_set(err, STATUS_BAD_MODEL, "%s: the tokenizer has %d tokens, the model's vocabulary %d",
+                          config->model, (int)tokenizer_n_tokens(*tokenizer), (int)vocab_size);
+        }
+    }
+    if (status == STATUS_NOT_FOUND) {
+        status = STATUS_BAD_MODEL; /* a missing file of a model is a fault of the model folder */
+    }
+    if (status) {
+        engine_close(*engine);
+        tokenizer_close(*tokenizer);
+        *engine = NULL;
+        *tokenizer = NULL;
+    }
+    free(skip);
+    return status;
+}
+
+enum status server_open_log(const struct config *config, FILE **file, struct error *err)
+{
+    bool json = config->log_format == 2 || (config->log_format == 0 && config->command == CONFIG_FOR_SERVE);
+    *file = NULL;
+    if (config->log_file && strcmp(config->log_file, "stderr") && !(*file = fopen(config->log_file, "ae"))) {
+        return error_set(err, STATUS_INVALID, "log_file %s cannot be opened for appending", config->log_file);
+    }
+    log_configure(json ? LOG_FORMAT_JSON : LOG_FORMAT_TEXT, (enum log_level)config->log_level,
+                  *file ? *file : stderr);
+    return STATUS_OK;
+}

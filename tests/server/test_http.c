@@ -1,0 +1,318 @@
+/* The HTTP layer over the fake engine: routing, errors, streams, faults, clients that leave. */
+#include <sys/socket.h>
+
+#include "server/clock.h"
+#include "tests/server/support.h"
+
+static void expect(const struct rig *rig, const char *method, const char *path, const char *headers,
+                   const char *body, int status, const char *part)
+{
+    char *answer = ask(rig, method, path, headers, body);
+    cr_assert_eq(status_of(answer), status, "%s %s: %s", method, path, answer);
+    cr_assert(strstr(answer, part), "%s %s: no %s in %s", method, path, part, answer);
+    cr_assert(strstr(answer, "X-Request-Id: "), "%s", answer);
+    cr_assert(strstr(answer, "Cache-Control: no-store"), "%s", answer);
+    free(answer);
+}
+
+Test(http, routes)
+{
+    struct rig rig;
+    rig_open(&rig, NULL);
+    expect(&rig, "GET", "/health", "", NULL, 200, "{\"status\":\"ok\"}");
+    expect(&rig, "GET", "/readyz", "", NULL, 200, "ok");
+    expect(&rig, "GET", "/livez", "", NULL, 200, "ok");
+    expect(&rig, "GET", "/version", "", NULL, 200, "\"version\"");
+    expect(&rig, "GET", "/metrics", "", NULL, 200, "any4_requests_total{");
+    expect(&rig, "GET", "/v1/models", "", NULL, 200, "\"id\":\"tiny\"");
+    expect(&rig, "GET", "/v1/models/tiny", "", NULL, 200, "\"max_model_len\":256");
+    expect(&rig, "GET", "/v1/models/t%69ny", "", NULL, 200, "\"object\":\"model\"");
+    expect(&rig, "GET", "/v1/models/other", "", NULL, 404, "model_not_found");
+    expect(&rig, "GET", "/v1/models/", "", NULL, 404, "did you mean /v1/models?");
+    expect(&rig, "GET", "/v1/modles", "", NULL, 404, "did you mean /v1/models?");
+    expect(&rig, "GET", "/v1%2fmodels", "", NULL, 404, "unknown_url");
+    expect(&rig, "GET", "//health", "", NULL, 404, "unknown_url");
+    expect(&rig, "GET", "/../etc/passwd", "", NULL, 404, "unknown_url");
+    expect(&rig, "POST", "/v1/chat/completions", "", "{}", 404, "unknown_url");
+    expect(&rig, "GET", "/v1/completions", "", NULL, 405, "Allow: POST, OPTIONS");
+    expect(&rig, "DELETE", "/health", "", NULL, 405, "Allow: GET, HEAD, OPTIONS");
+    expect(&rig, "OPTIONS", "/v1/completions", "", NULL, 204, "Allow: POST, OPTIONS");
+    expect(&rig, "POST", "/tokenize", "", "{\"prompt\":\"abc\"}", 200, "\"count\":");
+    expect(&rig, "POST", "/v1/detokenize", "", "{\"tokens\":[100,101]}", 200,
+           "{\"prompt\":\"ab\",\"bytes_b64\":\"YWI=\"}");
+    expect(&rig, "POST", "/v1/detokenize", "", "{\"tokens\":[258]}", 200, "\"bytes_b64\":\"/w==\"");
+    expect(&rig, "GET", "/health", "X-Request-Id: mine-1\r\n", NULL, 200, "X-Request-Id: mine-1");
+    expect(&rig, "GET", "/health", "X-Request-Id: bad id\r\n", NULL, 200, "X-Request-Id: req-");
+    char *answer = ask(&rig, "HEAD", "/v1/models", "", NULL);
+    cr_assert_eq(status_of(answer), 200);
+    cr_assert(!strstr(answer, "tiny") && strstr(answer, "Content-Length: "), "%s", answer);
+    free(answer);
+    rig_close(&rig);
+}
+
+Test(http, keys_origins_and_hosts)
+{
+    struct rig rig;
+    rig_open(&rig, (const char *[]){"--api-key", "secret", "--cors-origin", "http://good", "--allowed-host",
+                                    "x", "--metrics-auth", NULL});
+    expect(&rig, "GET", "/health", "", NULL, 200, "ok");
+    expect(&rig, "GET", "/v1/models", "", NULL, 401, "missing_api_key");
+    expect(&rig, "GET", "/v1/models", "", NULL, 401, "WWW-Authenticate: Bearer");
+    expect(&rig, "GET", "/v1/models", "Authorization: Bearer secre\r\n", NULL, 401, "invalid_api_key");
+    expect(&rig, "GET", "/v1/models", "Authorization: Bearer secrets\r\n", NULL, 401, "invalid_api_key");
+    expect(&rig, "GET", "/v1/models", "Authorization: Bearer secret\r\n", NULL, 200, "tiny");
+    expect(&rig, "GET", "/metrics", "", NULL, 401, "missing_api_key");
+    expect(&rig, "POST", "/v1/completions", "", "{\"prompt\":\"a\"}", 401, "missing_api_key");
+    expect(&rig, "GET", "/health", "Origin: http://evil\r\n", NULL, 403, "origin_not_allowed");
+    expect(&rig, "GET", "/health", "Origin: http://good\r\n", NULL, 200,
+           "Access-Control-Allow-Origin: http://good");
+    expect(&rig, "OPTIONS", "/v1/completions", "Origin: http://good\r\n", NULL, 204,
+           "Access-Control-Allow-Headers");
+    expect(&rig, "GET", "/v1/modelz", "Origin: http://evil\r\n", NULL, 404,
+           "unknown_url"); /* the URL comes first */
+    rig_close(&rig);
+}
+
+Test(http, limits)
+{
+    struct rig rig;
+    char long_path[512], long_header[2048];
+    rig_open(&rig, (const char *[]){"--max-body-bytes", "100", "--max-url-bytes", "200", "--max-header-bytes",
+                                    "1K", NULL});
+    memset(long_path, 'a', sizeof long_path);
+    long_path[0] = '/';
+    long_path[400] = '\0';
+    expect(&rig, "GET", long_path, "", NULL, 414, "url_too_long");
+    memset(long_header, 'a', sizeof long_header);
+    memcpy(long_header, "X: ", 3);
+    memcpy(long_header + 1500, "\r\n", 3);
+    expect(&rig, "GET", "/health", long_header, NULL, 431, "headers_too_large");
+    expect(&rig, "POST", "/v1/completions", "Content-Length: 99999999\r\n", NULL, 413, "body_too_large");
+    expect(&rig, "POST", "/v1/completions", "Content-Length: 101\r\n", NULL, 413, "Connection: close");
+    /* A chunked body tells its length only by arriving. */
+    struct buffer chunked = {0};
+    buffer_text(&chunked,
+                "POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n96\r\n");
+    for (int i = 0; i < 0x96; i++) {
+        buffer_text(&chunked, "a");
+    }
+    buffer_text(&chunked, "\r\n0\r\n\r\n");
+    int fd = rig_connect(&rig);
+    send_text(fd, buffer_string(&chunked));
+    buffer_finish(&chunked);
+    char *answer = read_all(fd, 2);
+    cr_assert_eq(status_of(answer), 413, "%s", answer);
+    free(answer);
+    close(fd);
+    rig_close(&rig);
+}
+
+Test(http, slow_clients_are_cut)
+{
+    struct rig rig;
+    rig_open(&rig, (const char *[]){"--header-timeout", "0.3", "--body-timeout", "0.3", NULL});
+    int head = rig_connect(&rig), body = rig_connect(&rig);
+    send_text(head, "GET /health HT");
+    send_text(body, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{\"pro");
+    char *one = read_all(head, 3), *two = read_all(body, 3);
+    cr_assert(strstr(one, "408") && strstr(one, "client_too_slow"), "%s", one);
+    cr_assert(strstr(two, "408") && strstr(two, "client_too_slow"), "%s", two);
+    free(one);
+    free(two);
+    close(head);
+    close(body);
+    rig_close(&rig);
+}
+
+Test(http, loading_and_draining)
+{
+    struct rig rig;
+    rig_open(&rig, NULL);
+    atomic_store(&rig.server.ready, false);
+    expect(&rig, "GET", "/health", "", NULL, 503, "loading");
+    expect(&rig, "GET", "/livez", "", NULL, 200, "ok");
+    expect(&rig, "POST", "/v1/completions", "", "{\"prompt\":\"a\"}", 503, "Retry-After: 1");
+    atomic_store(&rig.server.ready, true);
+    atomic_store(&rig.server.draining, true);
+    expect(&rig, "GET", "/readyz", "", NULL, 503, "draining");
+    expect(&rig, "POST", "/v1/completions", "", "{\"prompt\":\"a\"}", 503, "\"code\":\"draining\"");
+    rig_close(&rig);
+}
+
+Test(http, completion)
+{
+    struct rig rig;
+    fake_engine.script = "hello world";
+    rig_open(&rig, NULL);
+    char *answer = complete(&rig, "{\"prompt\":\"ab\",\"max_tokens\":50,\"odd\":1,\"n\":2}");
+    cr_assert_eq(status_of(answer), 200, "%s", answer);
+    cr_assert(strstr(answer, "\"text\":\"hello world\""), "%s", answer);
+    cr_assert(strstr(answer, "\"index\":1,\"text\":\"hello world\""), "%s", answer);
+    cr_assert(strstr(answer, "\"finish_reason\":\"stop\""), "%s", answer);
+    cr_assert(strstr(answer, "\"completion_tokens\":24,"), "EOS is counted: %s", answer);
+    cr_assert(strstr(answer, "X-Ignored-Fields: odd"), "%s", answer);
+    cr_assert(strstr(answer, "X-Generated-Tokens: 24"), "%s", answer);
+    free(answer);
+    answer = complete(&rig, "{\"prompt\":\"ab\",\"stop\":[\"o w\"],\"max_tokens\":50,\"logprobs\":1}");
+    cr_assert(strstr(answer, "\"text\":\"hell\""), "%s", answer);
+    cr_assert(strstr(answer, "\"tokens\":[\"h\",\"e\",\"l\",\"l\"]"), "no token of the stop string: %s",
+              answer);
+    cr_assert(strstr(answer, "\"stop_reason\":\"o w\""), "%s", answer);
+    free(answer);
+    answer = complete(&rig, "{\"prompt\":\"ab\",\"max_tokens\":0,\"echo\":true,\"logprobs\":0}");
+    cr_assert(strstr(answer, "\"text\":\"ab\""), "%s", answer);
+    cr_assert(strstr(answer, "\"token_logprobs\":[null,"), "%s", answer);
+    free(answer);
+    rig_close(&rig);
+}
+
+/* The texts of a stream's chunks, joined. */
+static char *joined_text(const char *answer)
+{
+    struct buffer out = {0};
+    for (const char *at = answer; (at = strstr(at, "\"text\":\""));) {
+        at += 8;
+        size_t n = strcspn(at, "\"");
+        buffer_append(&out, at, n);
+        at += n;
+    }
+    char *text = strdup(buffer_string(&out));
+    buffer_finish(&out);
+    return text;
+}
+
+Test(http, stream_equals_answer)
+{
+    struct rig rig;
+    fake_engine.token_us = 500;
+    rig_open(&rig, NULL);
+    char *whole = complete(&rig, "{\"prompt\":\"ab\",\"seed\":3,\"max_tokens\":40}");
+    char *stream = complete(&rig, "{\"prompt\":\"ab\",\"seed\":3,\"max_tokens\":40,\"stream\":true,"
+                                  "\"stream_options\":{\"include_usage\":true}}");
+    char *a = joined_text(whole), *b = joined_text(stream);
+    cr_assert_str_eq(a, b);
+    cr_assert_eq(strlen(a), 40);
+    cr_assert(strstr(stream, "Content-Type: text/event-stream; charset=utf-8\r\n"), "%s", stream);
+    cr_assert(strstr(stream, "X-Accel-Buffering: no\r\n"), "%s", stream);
+    cr_assert(strstr(stream, "\"finish_reason\":\"length\""), "%s", stream);
+    cr_assert(strstr(stream, "\"choices\":[],\"usage\":{\"prompt_tokens\""), "%s", stream);
+    cr_assert(strstr(stream, "data: [DONE]\n\n"), "%s", stream);
+    cr_assert(!strstr(stream, "ping"), "%s", stream);
+    free(whole);
+    free(stream);
+    free(a);
+    free(b);
+    rig_close(&rig);
+}
+
+Test(http, pings_while_nothing_comes)
+{
+    struct rig rig;
+    fake_engine.token_us = 700000;
+    rig_open(&rig, (const char *[]){"--sse-ping-interval", "0.2", NULL});
+    char *stream = complete(&rig, "{\"prompt\":\"ab\",\"max_tokens\":2,\"stream\":true}");
+    cr_assert_eq(status_of(stream), 200);
+    cr_assert(strstr(stream, ": ping\n\n"), "%s", stream);
+    cr_assert(strstr(stream, "data: [DONE]\n\n"), "%s", stream);
+    free(stream);
+    rig_close(&rig);
+}
+
+Test(http, faults_of_the_engine)
+{
+    struct rig rig;
+    rig_open(&rig, NULL);
+    atomic_store(&fake_engine.full, true);
+    expect(&rig, "POST", "/v1/completions", "", "{\"prompt\":\"a\"}", 429, "queue_full");
+    expect(&rig, "POST", "/v1/completions", "", "{\"prompt\":\"a\"}", 429,
+           "Retry-After: 3\r\nretry-after-ms: 2500");
+    atomic_store(&fake_engine.full, false);
+    atomic_store(&fake_engine.fail_at, 0);
+    expect(&rig, "POST", "/v1/completions", "", "{\"prompt\":\"a\"}", 500, "\"code\":\"internal\"");
+    expect(&rig, "POST", "/v1/completions", "", "{\"prompt\":\"a\",\"stream\":true}", 500,
+           "\"code\":\"internal\"");
+    atomic_store(&fake_engine.fail_at, 2);
+    fake_engine.token_us = 20000;
+    expect(&rig, "POST", "/v1/completions", "", "{\"prompt\":\"a\",\"stream\":true}", 200,
+           "data: {\"error\":{");
+    expect(&rig, "POST", "/v1/completions", "", "{\"prompt\":\"a\",\"stream\":true}", 200, "data: [DONE]");
+    atomic_store(&fake_engine.fail_at, -1);
+    expect(&rig, "POST", "/v1/completions", "", "{\"prompt\":\"a\",\"timeout_ms\":50,\"max_tokens\":90}", 504,
+           "request_timeout");
+    rig_close(&rig);
+}
+
+/* More sequences than the queue holds go through it one after the other. */
+Test(http, many_prompts_through_a_small_queue)
+{
+    struct rig rig;
+    fake_engine.room = 2;
+    rig_open(&rig, NULL);
+    char *answer =
+        complete(&rig, "{\"prompt\":[\"a\",\"b\",\"c\",\"d\",\"a b\"],\"n\":2,\"seed\":0,\"max_tokens\":5}");
+    cr_assert_eq(status_of(answer), 200, "%s", answer);
+    cr_assert(strstr(answer, "\"index\":9,\"text\":\"bcdef\""), "%s", answer);
+    cr_assert(strstr(answer, "\"completion_tokens\":50,"), "%s", answer);
+    free(answer);
+    rig_close(&rig);
+}
+
+static void leave(const struct rig *rig, const char *body, const char *phase)
+{
+    char series[128];
+    struct buffer request = {0};
+    int32_t before = atomic_load(&fake_engine.n_cancelled);
+    int fd = rig_connect(rig);
+    buffer_printf(&request, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s",
+                  strlen(body), body);
+    send_text(fd, buffer_string(&request));
+    buffer_finish(&request);
+    usleep(150000);
+    cr_assert_eq(atomic_load(&fake_engine.n_live), 1);
+    close(fd);
+    int64_t begin = clock_now_ns();
+    while (atomic_load(&fake_engine.n_live) && clock_now_ns() - begin < 2000000000) {
+        usleep(1000);
+    }
+    cr_assert_eq(atomic_load(&fake_engine.n_live), 0, "the sequence goes on without its client");
+    cr_assert_eq(atomic_load(&fake_engine.n_cancelled), before + 1);
+    usleep(20000);
+    char *metrics = ask(rig, "GET", "/metrics", "", NULL);
+    snprintf(series, sizeof series, "phase=\"%s\"} 1", phase);
+    cr_assert(strstr(metrics, series), "%s", metrics);
+    cr_assert(strstr(metrics, "code=\"499\"}"), "%s", metrics);
+    free(metrics);
+}
+
+Test(http, client_that_leaves_is_noticed)
+{
+    struct rig rig;
+    fake_engine.token_us = 100000;
+    rig_open(&rig, NULL);
+    leave(&rig, "{\"prompt\":\"a\",\"max_tokens\":200}", "waiting");
+    leave(&rig, "{\"prompt\":\"a\",\"max_tokens\":200,\"stream\":true}", "stream");
+    fake_engine.token_us = 1500000; /* suspended all the time, no token to fail on */
+    rig_close(&rig);
+}
+
+Test(http, cut_ends_streams_with_an_error)
+{
+    struct rig rig;
+    fake_engine.token_us = 50000;
+    rig_open(&rig, NULL);
+    const char *body = "{\"prompt\":\"a\",\"max_tokens\":200,\"stream\":true}";
+    struct buffer request = {0};
+    int fd = rig_connect(&rig);
+    buffer_printf(&request, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s",
+                  strlen(body), body);
+    send_text(fd, buffer_string(&request));
+    buffer_finish(&request);
+    usleep(200000);
+    http_cut(rig.server.http);
+    char *stream = read_all(fd, 0.5);
+    cr_assert(strstr(stream, "\"code\":\"draining\""), "%s", stream);
+    cr_assert(strstr(stream, "data: [DONE]"), "%s", stream);
+    free(stream);
+    close(fd);
+    rig_close(&rig);
+}

@@ -1,0 +1,253 @@
+/* The small parts: settings, SSE framing, JSON output, metrics text, text of one sequence. */
+#include <math.h>
+
+#include "server/sse.h"
+#include "server/text_stream.h"
+#include "tests/server/support.h"
+#include "tests/tokenizer/tiny_model.h"
+
+Test(config, every_default_is_in_range)
+{
+    struct config config;
+    struct error err = {0};
+    cr_assert_eq(config_load(&config, CONFIG_FOR_ALL, 0, NULL, &err), STATUS_OK, "%s", err.message);
+    cr_assert_eq(config.max_body_bytes, 4 << 20);
+    cr_assert_eq(config.port, 8080);
+    cr_assert_eq(config.request_timeout, 600);
+    cr_assert(config.metrics && !config.strict_fields);
+    for (int32_t i = 0; i < config_n_keys; i++) {
+        for (int32_t j = 0; j < i; j++) {
+            cr_expect_str_neq(config_keys[i].name, config_keys[j].name);
+        }
+        cr_expect(config_keys[i].help && config_keys[i].commands, "%s", config_keys[i].name);
+    }
+    config_finish(&config);
+}
+
+Test(config, precedence)
+{
+    char path[] = "/tmp/any4-config-XXXXXX";
+    int fd = mkstemp(path);
+    static const char text[] =
+        "{\"port\": 1001, \"max_queue\": 7, \"strict_fields\": true, \"host\": \"file\", \"prompt\": \"x\"}";
+    cr_assert_eq(write(fd, text, sizeof text - 1), (ssize_t)sizeof text - 1);
+    close(fd);
+    setenv("ANY4_PORT", "1002", 1);
+    setenv("ANY4_HOST", "env", 1);
+    char *argv[] = {(char *)"dir", (char *)"--config", path, (char *)"--port=1003"};
+    struct config config;
+    struct error err = {0};
+    cr_assert_eq(config_load(&config, CONFIG_FOR_SERVE, 4, argv, &err), STATUS_OK, "%s", err.message);
+    cr_assert_eq(config.port, 1003);
+    cr_assert_str_eq(config.host, "env");
+    cr_assert_eq(config.max_queue, 7);
+    cr_assert(config.strict_fields);
+    cr_assert_str_eq(config.model, "dir");
+    config_finish(&config);
+    unlink(path);
+}
+
+static void expect_refused(const char *flag, const char *value, const char *part)
+{
+    char *argv[] = {(char *)flag, (char *)value};
+    struct config config;
+    struct error err = {0};
+    cr_expect_eq(config_load(&config, CONFIG_FOR_SERVE, value ? 2 : 1, argv, &err), STATUS_INVALID, "%s",
+                 flag);
+    cr_expect(strstr(err.message, part), "%s: %s", flag, err.message);
+    config_finish(&config);
+}
+
+Test(config, refusals)
+{
+    expect_refused("--prot", "1", "did you mean --port?");
+    expect_refused("--zzzzzzzzzz", "1", "--zzzzzzzzzz is unknown");
+    expect_refused("--port", NULL, "needs a value");
+    expect_refused("--port", "65536", "0..65535");
+    expect_refused("--port", "8x", "must be an integer");
+    expect_refused("--max-body-bytes", "9999999999999999999G", "must be an integer");
+    expect_refused("--kv-cache-type", "int8", "auto|f32|f16|bf16");
+    expect_refused("--metrics=maybe", NULL, "must be on or off");
+    expect_refused("--drain-timeout", "nan", "seconds");
+    expect_refused("--unix-socket", "/tmp/x", "--unix-socket is not supported yet");
+    expect_refused("--seccomp=on", NULL, "not supported yet");
+    expect_refused("--prompt", "x", "unknown"); /* a flag of another command */
+    setenv("ANY4_PROT", "1", 1);
+    expect_refused("--port", "1", "ANY4_PROT is unknown; did you mean ANY4_PORT?");
+}
+
+Test(config, secrets_are_masked)
+{
+    char *argv[] = {(char *)"m", (char *)"--api-key", (char *)"hunter2"}, text[16384] = "";
+    struct config config;
+    struct error err = {0};
+    cr_assert_eq(config_load(&config, CONFIG_FOR_SERVE, 3, argv, &err), STATUS_OK);
+    FILE *file = fmemopen(text, sizeof text, "w");
+    config_print(file, &config);
+    fclose(file);
+    cr_assert(!strstr(text, "hunter2"));
+    cr_assert(strstr(text, "***"));
+    cr_assert(strstr(text, "flag"));
+    config_finish(&config);
+}
+
+Test(sse, framing)
+{
+    struct buffer out = {0};
+    sse_write_data(&out, "{\"a\":1}", 7);
+    sse_write_ping(&out);
+    sse_write_done(&out);
+    cr_assert_str_eq(buffer_string(&out), "data: {\"a\":1}\n\n: ping\n\ndata: [DONE]\n\n");
+    cr_assert_eq(sse_event_length(out.data, out.length), 15);
+    cr_assert_eq(sse_event_length("data: x\n", 8), 0);
+    cr_assert_eq(sse_event_length(NULL, 0), 0);
+    buffer_finish(&out);
+}
+
+Test(json, strings_and_numbers)
+{
+    struct buffer out = {0};
+    buffer_json_string(&out, "a\"\\\n\x01\xc3\xa9\xff\xe2\x82", 10);
+    cr_assert_str_eq(buffer_string(&out),
+                     "\"a\\\"\\\\\\n\\u0001\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");
+    out.length = 0;
+    buffer_json_float(&out, -INFINITY);
+    buffer_text(&out, " ");
+    buffer_json_float(&out, 0);
+    buffer_text(&out, " ");
+    buffer_json_double(&out, 0.1);
+    buffer_text(&out, " ");
+    buffer_json_float(&out, -0.5f);
+    cr_assert_str_eq(buffer_string(&out), "-9999.0 0.0 0.1 -0.5");
+    buffer_finish(&out);
+    static const struct {
+        const char *text;
+        size_t length;
+    } bytes[] = {{"\xc0\x80", 0},
+                 {"\xed\xa0\x80", 0},
+                 {"\xf4\x90\x80\x80", 0},
+                 {"\xf0\x9f\x98\x80", 4},
+                 {"\xe2\x82", 0}};
+    for (size_t i = 0; i < sizeof bytes / sizeof bytes[0]; i++) {
+        cr_expect_eq(utf8_sequence(bytes[i].text, strlen(bytes[i].text)), bytes[i].length, "%zu", i);
+    }
+}
+
+/* Every line is a comment or name{labels} value; every series has a TYPE; buckets never fall. */
+Test(metrics, text_format)
+{
+    static struct metrics metrics;
+    struct buffer out = {0};
+    struct engine_stats stats = {.running = 3};
+    struct engine_info info = {.kernels = "k"};
+    const char *endpoints[] = {"other", "/x"};
+    metrics_init(&metrics);
+    metrics_count_request(&metrics, 1, 200);
+    metrics_count_request(&metrics, 1, 418);
+    metrics_observe(&metrics, HISTOGRAM_TTFT, 0.015);
+    metrics_observe(&metrics, HISTOGRAM_TTFT, 1000);
+    metrics_observe(&metrics, HISTOGRAM_PROMPT_TOKENS, 17);
+    struct metrics_view view = {.model = "a\"b\\c",
+                                .endpoints = endpoints,
+                                .n_endpoints = 2,
+                                .version = "1",
+                                .commit = "c",
+                                .stats = &stats,
+                                .info = &info,
+                                .connections = 1,
+                                .ready = true};
+    metrics_write(&out, &metrics, &view);
+    const char *text = buffer_string(&out);
+    cr_assert(!out.failed);
+    cr_assert(strstr(text, "any4_requests_total{model=\"a\\\"b\\\\c\",endpoint=\"/x\",code=\"200\"} 1\n"));
+    cr_assert(strstr(text, "any4_requests_running{model=\"a\\\"b\\\\c\"} 3\n"));
+    cr_assert(strstr(text, "any4_time_to_first_token_seconds_bucket{model=\"a\\\"b\\\\c\",le=\"0.01\"} 0\n"));
+    cr_assert(strstr(text, "any4_time_to_first_token_seconds_bucket{model=\"a\\\"b\\\\c\",le=\"0.02\"} 1\n"));
+    cr_assert(strstr(text, "any4_time_to_first_token_seconds_bucket{model=\"a\\\"b\\\\c\",le=\"+Inf\"} 2\n"));
+    cr_assert(strstr(text, "any4_time_to_first_token_seconds_sum{model=\"a\\\"b\\\\c\"} 1000.015"));
+    cr_assert(strstr(text, "any4_request_prompt_tokens_bucket{model=\"a\\\"b\\\\c\",le=\"32\"} 1\n"));
+    char *copy = strdup(text), *rest = copy, *line;
+    while ((line = strsep(&rest, "\n")) && rest) {
+        cr_expect(!strncmp(line, "# HELP any4_", 12) || !strncmp(line, "# TYPE any4_", 12) ||
+                      (!strncmp(line, "any4_", 5) && strchr(line, '{') && strstr(line, "} ")),
+                  "%s", line);
+    }
+    free(copy);
+    buffer_finish(&out);
+}
+
+Test(metrics, quantile)
+{
+    uint32_t counts[METRICS_TIME_BUCKETS + 1] = {0};
+    cr_assert_eq(metrics_quantile(counts, 0.99), 0);
+    counts[metrics_time_bucket(0.0015)] = 98;
+    counts[metrics_time_bucket(0.3)] = 2;
+    cr_assert_float_eq(metrics_quantile(counts, 0.5), 0.002, 1e-12);
+    cr_assert_float_eq(metrics_quantile(counts, 0.99), 0.5, 1e-12);
+}
+
+static bool push(struct text_stream *s, int32_t id)
+{
+    return text_stream_push(s, &(struct token_event){.kind = EVENT_TOKEN, .token = id, .logprob = {id, -1}});
+}
+
+Test(text_stream, characters_and_stops)
+{
+    struct folder folder;
+    struct tokenizer *tokenizer = tiny_tokenizer(&folder);
+    struct text_stream s;
+    struct error err = {0};
+    const char *stops[] = {"XY"};
+    const size_t stop_bytes[] = {2};
+    const int32_t prompt[] = {1, TINY_BYTES + 'p'};
+    struct text_stream_options options = {
+        .stops = stops, .stop_bytes = stop_bytes, .n_stops = 1, .prompt_ids = prompt, .n_prompt_ids = 2};
+    cr_assert_eq(text_stream_init(&s, tokenizer, &options, &err), STATUS_OK);
+    push(&s, TINY_BYTES + 0xc3);
+    cr_assert_eq(s.text.length, 0);
+    cr_assert_eq(s.n_released, 0);
+    push(&s, TINY_BYTES + 0xa9);
+    cr_assert_str_eq(buffer_string(&s.text), "\xc3\xa9");
+    cr_assert_eq(s.n_released, 2);
+    push(&s, TINY_BYTES + 'X');
+    cr_assert_eq(s.text.length, 2, "a possible stop string waits");
+    cr_assert_eq(s.n_released, 2);
+    cr_assert(push(&s, TINY_BYTES + 'Y'));
+    text_stream_end(&s);
+    cr_assert_eq(s.stop_index, 0);
+    cr_assert_eq(s.text.length, 2);
+    cr_assert_eq(s.n_released, 2, "tokens of the stop string are not shown");
+    cr_assert_eq(s.n_tokens, 4);
+    struct buffer name = {0};
+    text_stream_token_name(&s, TINY_BYTES + 0xc3, &s.tokens[0], &name);
+    cr_assert_str_eq(buffer_string(&name), "bytes:\\xc3");
+    name.length = 0;
+    text_stream_token_name(&s, TINY_EOS, NULL, &name);
+    cr_assert_str_eq(buffer_string(&name), "</s>");
+    buffer_finish(&name);
+    text_stream_finish(&s);
+
+    /* min_tokens: the same string is text while it is too early. */
+    options.min_tokens = 3;
+    cr_assert_eq(text_stream_init(&s, tokenizer, &options, &err), STATUS_OK);
+    cr_assert(!push(&s, TINY_BYTES + 'X'));
+    cr_assert(!push(&s, TINY_BYTES + 'Y'));
+    cr_assert(!push(&s, TINY_BYTES + 'X'));
+    cr_assert(push(&s, TINY_BYTES + 'Y'));
+    text_stream_end(&s);
+    cr_assert_str_eq(buffer_string(&s.text), "XY");
+    text_stream_finish(&s);
+
+    /* Leftover bytes become U+FFFD at the end; EOS is a token without text. */
+    options.min_tokens = 0;
+    cr_assert_eq(text_stream_init(&s, tokenizer, &options, &err), STATUS_OK);
+    push(&s, TINY_BYTES + 0xe2);
+    text_stream_push(&s, &(struct token_event){.kind = EVENT_TOKEN, .token = TINY_EOS, .is_stop = true});
+    text_stream_end(&s);
+    cr_assert_str_eq(buffer_string(&s.text), "\xef\xbf\xbd");
+    cr_assert_eq(s.n_generated, 2);
+    cr_assert_eq(s.n_released, 2);
+    text_stream_finish(&s);
+    tokenizer_close(tokenizer);
+    folder_remove(&folder);
+}
