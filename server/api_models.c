@@ -12,8 +12,8 @@ static void write_model(struct buffer *out, const struct server *s, const char *
     buffer_json_text(out, name);
     buffer_printf(out,
                   ",\"object\":\"model\",\"created\":%" PRId64 ",\"owned_by\":\"any4\",\"max_model_len\":%d,"
-                  "\"n_params\":%" PRId64 ",\"quantization\":",
-                  s->created, (int)info->max_model_len, info->n_params);
+                  "\"n_params\":%" PRId64 ",\"vocab_size\":%d,\"quantization\":",
+                  s->created, (int)info->max_model_len, info->n_params, (int)info->config.vocab_size);
     buffer_json_text(out, quant_method_name(info->method));
     buffer_text(out, "}");
 }

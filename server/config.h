@@ -20,9 +20,11 @@ enum {
     CONFIG_FOR_VERIFY = 1 << 5,
     CONFIG_FOR_HEALTHCHECK = 1 << 6,
     CONFIG_FOR_VERSION = 1 << 7,
-    CONFIG_FOR_ENGINE = CONFIG_FOR_SERVE | CONFIG_FOR_GENERATE | CONFIG_FOR_EVAL | CONFIG_FOR_VERIFY,
+    CONFIG_FOR_BENCH_DECODE = 1 << 8,
+    CONFIG_FOR_ENGINE =
+        CONFIG_FOR_SERVE | CONFIG_FOR_GENERATE | CONFIG_FOR_EVAL | CONFIG_FOR_VERIFY | CONFIG_FOR_BENCH_DECODE,
     CONFIG_FOR_MODEL = CONFIG_FOR_ENGINE | CONFIG_FOR_TOKENIZE | CONFIG_FOR_PLAN,
-    CONFIG_FOR_ALL = (1 << 8) - 1,
+    CONFIG_FOR_ALL = (1 << 9) - 1,
 };
 
 enum config_type {
@@ -81,6 +83,8 @@ struct config {
     /* Of single commands. */
     const char *url, *text_file, *text;
     int64_t max_bytes, chunk;
+    const char *batch;
+    int64_t input_tokens, output_tokens, repeat;
     bool no_bos, from_stdin, stream;
     /* Request fields of generate, as given; NULL: absent. */
     const char *prompt, *prompt_ids, *max_tokens, *min_tokens, *temperature, *top_k, *top_p, *min_p,

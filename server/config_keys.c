@@ -142,6 +142,14 @@ const struct config_key config_keys[] = {
     {"echo", CONFIG_BOOL, GENERATE, "off", 0, 0, 0, AT(echo), false, "begin the text with the prompt"},
     {"stream", CONFIG_BOOL, GENERATE, "off", 0, 0, 0, AT(stream), false, "print text as it comes"},
 
+    /* bench decode */
+    {"batch", CONFIG_STRING, CONFIG_FOR_BENCH_DECODE, "1,4,16,64", 0, 0, 0, AT(batch), false, "batch sizes, comma list"},
+    {"input_tokens", CONFIG_INT, CONFIG_FOR_BENCH_DECODE, "16", 1, 16777215, 0, AT(input_tokens), false,
+     "random prompt ids per sequence"},
+    {"output_tokens", CONFIG_INT, CONFIG_FOR_BENCH_DECODE, "128", 2, 16777215, 0, AT(output_tokens), false,
+     "tokens decoded per sequence"},
+    {"repeat", CONFIG_INT, CONFIG_FOR_BENCH_DECODE, "5", 1, 1000, 0, AT(repeat), false, "runs per batch size"},
+
     /* eval, tokenize, healthcheck */
     {"text", CONFIG_STRING, CONFIG_FOR_EVAL, NULL, 0, 0, 0, AT(text_file), false,
      "file whose text is scored"},

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "server/bench/serve.h"
 #include "server/command.h"
 
 static const struct command {
@@ -27,6 +28,8 @@ static const struct command {
      "Loads and quantizes a model, reports, and exits."},
     {"healthcheck", CONFIG_FOR_HEALTHCHECK, command_healthcheck, "any4 healthcheck [--url URL]",
      "Asks a running server whether it is ready: exit 0 or 1."},
+    {"bench decode", CONFIG_FOR_BENCH_DECODE, command_bench_decode, "any4 bench decode MODEL_DIR [flags]",
+     "Decode speed by batch size, without HTTP (bench serve: load test of a running server)."},
     {"version", CONFIG_FOR_VERSION, command_version, "any4 version [--json]", "What this binary is."},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
@@ -60,7 +63,9 @@ static int complain_about_command(const char *name)
         names[i] = commands[i].name;
     }
     const char *near = nearest_name(name, names, N_COMMANDS);
-    if (!strcmp(name, "bench") || !strcmp(name, "quantize")) {
+    if (!strcmp(name, "bench")) {
+        fprintf(stderr, "any4: bench serve and bench decode are there; other benchmarks are not supported yet\n");
+    } else if (!strcmp(name, "quantize")) {
         fprintf(stderr, "any4: %s is not supported yet\n", name);
     } else {
         fprintf(stderr, "any4: there is no command \"%s\"%s%s%s (see any4 --help)\n", name,
@@ -107,12 +112,23 @@ int main(int argc, char **argv)
         print_usage(stdout);
         return EXIT_CODE_DONE;
     }
-    const struct command *command = find_command(argv[1]);
+    int n_words = 2; /* of the command's own name, the program's counted */
+    const char *name = argv[1];
+    if (argc > 2 && !strcmp(name, "bench")) {
+        if (!strcmp(argv[2], "serve")) {
+            return bench_serve_main(argc - 2, argv + 2);
+        }
+        if (!strcmp(argv[2], "decode")) {
+            name = "bench decode";
+            n_words = 3;
+        }
+    }
+    const struct command *command = find_command(name);
     if (!command) {
-        return complain_about_command(argv[1]);
+        return complain_about_command(name);
     }
     int code = EXIT_CODE_USAGE;
-    if (config_load(&config, command->bit, argc - 2, argv + 2, &err)) {
+    if (config_load(&config, command->bit, argc - n_words, argv + n_words, &err)) {
         fprintf(stderr, "any4 %s: %s\n", command->name, err.message);
     } else {
         code = run_command(command, &config, &outcome);
