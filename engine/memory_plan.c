@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 
 #include "engine/base/log.h"
 #include "engine/forward.h"
@@ -63,6 +64,10 @@ static size_t read_number(const char *path, const char *key)
 static size_t memory_available(void)
 {
     size_t available = read_number("/proc/meminfo", "MemAvailable:") * 1024;
+    struct sysinfo info;
+    if (!available && sysinfo(&info) == 0) { /* no /proc, as in a bare chroot */
+        available = (size_t)(info.freeram + info.bufferram) * info.mem_unit;
+    }
     size_t limit = read_number("/sys/fs/cgroup/memory.max", NULL);
     size_t used = read_number("/sys/fs/cgroup/memory.current", NULL);
     if (limit && limit > used && limit - used < available) {

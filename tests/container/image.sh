@@ -34,15 +34,16 @@ root=$work/root
 mkdir -p "$root"
 mount --bind "$image" "$root"
 mount -o remount,ro,bind "$root"
+server=
 trap 'kill $server 2>/dev/null || true; umount -l "$root"; '"$b"' umount "$container" >/dev/null; rm -rf "$work/storage"' EXIT
 touch "$root/should-fail" 2>/dev/null && { echo "image: the root is not read-only"; exit 1; }
-env -i ANY4_HOST=127.0.0.1 ANY4_PORT=18081 chroot --userspec=12345:12345 "$root" /usr/bin/any4 serve /usr/share/any4/demo-model >"$work/serve.log" 2>&1 &
+env -i PATH="$PATH" ANY4_HOST=127.0.0.1 ANY4_PORT=18081 chroot --userspec=12345:12345 "$root" /usr/bin/any4 serve /usr/share/any4/demo-model >"$work/serve.log" 2>&1 &
 server=$!
 for i in $(seq 100); do
-    env -i ANY4_PORT=18081 chroot --userspec=12345:12345 "$root" /usr/bin/any4 healthcheck >/dev/null 2>&1 && break
+    env -i PATH="$PATH" ANY4_PORT=18081 chroot --userspec=12345:12345 "$root" /usr/bin/any4 healthcheck >/dev/null 2>&1 && break
     sleep 0.1
 done
-env -i ANY4_PORT=18081 chroot --userspec=12345:12345 "$root" /usr/bin/any4 healthcheck || { cat "$work/serve.log"; exit 1; }
+env -i PATH="$PATH" ANY4_PORT=18081 chroot --userspec=12345:12345 "$root" /usr/bin/any4 healthcheck || { cat "$work/serve.log"; exit 1; }
 grep -q '^Uid:[[:space:]]*12345' "/proc/$(pgrep -f 'any4 serve /usr/share' | head -n 1)/status"
 python3 - <<'END'
 import json, urllib.request
