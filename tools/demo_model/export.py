@@ -4,7 +4,7 @@
     export.py --data DIR --checkpoint DIR/checkpoint.pt --out configs/demo-model [--check] [--samples] [--readme]
 
 --check     loads the folder in transformers' LlamaForCausalLM and compares the logits (needs transformers)
---samples   prints greedy continuations and the score on fresh questions of the grammar
+--samples   prints greedy continuations and the score on questions of another seed
 --readme    writes README.md with the measured numbers and samples
 """
 import argparse
@@ -114,7 +114,7 @@ def greedy(model, tokenizer, prompt, limit=600):
 
 @torch.no_grad()
 def question_score(model, tokenizer, count, seed):
-    """The share of fresh questions answered word for word, as one kind of question each."""
+    """The share of questions answered word for word, for each kind of question."""
     from grammar import Grammar
     import questions
     g, result = Grammar(seed), {}
@@ -200,7 +200,9 @@ from position 0; average the natural-log NLL over all ids. The BF16 weights, com
 | {p["nll"]:.5f} | {p["token"]:.4f} | {p["byte"]:.5f} | {p["bits_per_byte"]:.5f} |
 """.split("\n")
     if score:
-        lines += ["## Questions", "", "Fresh questions of the grammar (another seed), greedy, counted right only when the answer agrees word for word:", "",
+        lines += ["## Questions", "", 'Questions drawn with another seed, greedy, counted right only when the answer agrees word for word. The tables of facts and',
+                  'sums are finite, so most of these questions occur in the training text, unlike the numbers and names of `problem`, `logic` and',
+                  '`scene`. A quarter of the `category` questions, such as "Can you name three birds?", have other right answers too.', "",
                   ", ".join(f"{k} {100 * v:.0f} %" for k, v in score.items()) + ".", ""]
     lines += ["## Greedy samples", "", "The prompt is the first words; the number is the count of generated tokens before EOS.", ""]
     for prompt, text, count, ended in samples:

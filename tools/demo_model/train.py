@@ -15,7 +15,7 @@ import os
 import random
 import time
 
-# Threads that spin at a barrier cost a shared machine ten times their work: measured 600 and 5000 tokens/s beside a build.
+# Threads that spin at a barrier cost a shared machine far more than their work: training beside builds ran several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
@@ -226,7 +226,7 @@ def batches(rows, args):
 # ---------------------------------------------------------------------------------------------------- training
 
 def optimizers(model, args):
-    """Muon for the matrices of the layers, AdamW for embedding, head and norms: about half the steps of AdamW alone."""
+    """Muon (Jordan et al., 2024) for the matrices of the layers, AdamW for embedding, head and norms."""
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and ".layers." in n]
     others = [p for n, p in model.named_parameters() if not (p.dim() == 2 and ".layers." in n)]
     if args.optimizer == "adamw":
