@@ -8,7 +8,7 @@ WORKDIR /src
 COPY scripts/deps.sh scripts/deps.sh
 RUN . scripts/deps.sh && install_packages $packages_build && rm -rf /var/lib/apt/lists/*
 COPY . .
-RUN . scripts/deps.sh && build_in /build --buildtype=release -Dtests=disabled -Dcuda=disabled \
+RUN . scripts/deps.sh && build_in /build server/any4 --buildtype=release -Dtests=disabled -Dcuda=disabled \
     && strip -o /build/any4 /build/server/any4 \
     && scripts/pack.sh /build/any4 /image && rm /image/run \
     && mkdir -p /image/usr/share/any4 /image/cache && cp -r configs/demo-model /image/usr/share/any4/ \

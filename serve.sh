@@ -21,5 +21,5 @@ esac
 install_packages $packages_build
 cd "$here"
 echo "any4: building (a minute the first time)" >&2
-build_in build --buildtype=release -Dtests=disabled
+build_in build server/any4 --buildtype=release -Dtests=disabled
 exec ./build/server/any4 serve "$model" "$@"

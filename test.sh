@@ -8,7 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 install_packages $packages_build $packages_test
 cd "$here"
-build_in build-test -Dtests=enabled
+build_in build-test all -Dtests=enabled
 status=0
 meson test -C build-test --no-rebuild --print-errorlogs --no-suite long "$@" || status=$?
 python3 scripts/summary.py build-test/meson-logs/testlog.json

@@ -463,7 +463,7 @@ enum status engine_submit(struct engine *e, const struct generate_params *params
         return error_set(err, STATUS_UNAVAILABLE, "the server is shutting down");
     }
     /* The place in the queue is taken first, so that two threads cannot both take the last one. */
-    if (atomic_fetch_add(&e->counters.waiting, 1) >= e->options.max_queue) {
+    if (atomic_fetch_add(&e->counters.waiting, 1) >= e->options.max_queue && !params->admitted) {
         atomic_fetch_sub(&e->counters.waiting, 1);
         return error_set(err, STATUS_FULL, "the queue is full (%d requests wait)", e->options.max_queue);
     }

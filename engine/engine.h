@@ -69,6 +69,7 @@ struct generate_params {
     const float *bias_values;
     int32_t n_bias;
     int32_t priority;    /* lower first */
+    bool admitted;       /* goes on with work that the queue took before: not refused because it is full now */
     int64_t deadline_ms; /* monotonic clock, 0: none */
 };
 void generate_params_init(struct generate_params *params); /* the API's defaults, max_tokens 16, seed 0 */

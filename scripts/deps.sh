@@ -31,17 +31,18 @@ install_packages() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
-# build_in DIRECTORY MESON_OPTION...: configures once (again if the options changed) and compiles.
+# build_in DIRECTORY TARGET MESON_OPTION...: configures once (again if the options changed) and compiles the target.
 build_in() {
     directory=$1
-    shift
+    target=$2
+    shift 2
     if [ -f "$directory/build.ninja" ]; then
         meson configure "$directory" "$@" >/dev/null
     elif ! meson setup "$directory" "$@" >"$directory.log" 2>&1; then
         cat "$directory.log" >&2
         return 1
     fi
-    if ! ninja -C "$directory" >"$directory.log" 2>&1; then
+    if ! ninja -C "$directory" "$target" >"$directory.log" 2>&1; then
         tail -n 40 "$directory.log" >&2
         return 1
     fi

@@ -13,6 +13,8 @@
 
 static const struct route routes[] = {
     {"/v1/completions", "/v1/completions", METHOD_POST, true, true, true, false, api_completions},
+    {"/v1/chat/completions", "/v1/chat/completions", METHOD_POST, true, true, true, false, api_chat},
+    {"/v1/apply-template", "/v1/apply-template", METHOD_POST, true, true, false, false, api_apply_template},
     {"/v1/models", "/v1/models", METHOD_GET, true, true, false, false, api_models},
     {"/v1/models/", "/v1/models/{id}", METHOD_GET, true, true, false, false, api_model},
     {"/v1/tokenize", "/v1/tokenize", METHOD_POST, true, true, false, false, api_tokenize},
@@ -28,9 +30,19 @@ static const struct route routes[] = {
 enum { N_ROUTES = sizeof routes / sizeof routes[0] };
 
 /* Label of what matched no route comes first, then each label once. */
-static const char *const endpoints[] = {"other",        "/v1/completions", "/v1/models", "/v1/models/{id}",
-                                        "/v1/tokenize", "/v1/detokenize",  "/health",    "/readyz",
-                                        "/livez",       "/metrics",        "/version"};
+static const char *const endpoints[] = {"other",
+                                        "/v1/completions",
+                                        "/v1/chat/completions",
+                                        "/v1/apply-template",
+                                        "/v1/models",
+                                        "/v1/models/{id}",
+                                        "/v1/tokenize",
+                                        "/v1/detokenize",
+                                        "/health",
+                                        "/readyz",
+                                        "/livez",
+                                        "/metrics",
+                                        "/version"};
 enum { N_ENDPOINTS = sizeof endpoints / sizeof endpoints[0] };
 _Static_assert((int)N_ENDPOINTS <= (int)METRICS_MAX_ENDPOINTS, "the counters have room for every endpoint");
 

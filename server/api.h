@@ -46,8 +46,21 @@ struct api_log_figures {
 };
 bool api_completions_figures(const struct exchange *x, struct api_log_figures *out);
 
+/* Answers with what a request, read by parse, makes the engine generate. */
+typedef enum api_code request_parse_fn(struct completion_request *request, cJSON *root,
+                                       const struct request_rules *rules, struct api_error *error);
+enum exchange_step api_start_completion(struct server *s, struct exchange *x, request_parse_fn *parse);
+
+/* For endpoints that answer at once: the model field of a request, and the reply when error is settled. */
+struct fields;
+void api_check_model(struct fields *f, const struct server *s);
+enum exchange_step api_reply_with(struct server *s, struct exchange *x, struct api_error *error,
+                                  struct buffer *ignored);
+
 /* Handlers, by file. */
 enum exchange_step api_completions(struct server *s, struct exchange *x);
+enum exchange_step api_chat(struct server *s, struct exchange *x);
+enum exchange_step api_apply_template(struct server *s, struct exchange *x);
 enum exchange_step api_models(struct server *s, struct exchange *x);
 enum exchange_step api_model(struct server *s, struct exchange *x);
 enum exchange_step api_tokenize(struct server *s, struct exchange *x);

@@ -1,5 +1,5 @@
-/* POST /v1/completions: body -> sequences in the engine -> JSON or SSE. Runs whenever its exchange is woken
- * and never waits. */
+/* POST /v1/completions, and the job that chat shares with it: body -> sequences in the engine -> JSON or SSE.
+ * Runs whenever its exchange is woken and never waits. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -137,7 +137,7 @@ bool api_completions_figures(const struct exchange *x, struct api_log_figures *o
     return true;
 }
 
-enum exchange_step api_completions(struct server *s, struct exchange *x)
+enum exchange_step api_start_completion(struct server *s, struct exchange *x, request_parse_fn *parse)
 {
     struct api_error error = {0};
     struct completion_request request;
@@ -152,7 +152,7 @@ enum exchange_step api_completions(struct server *s, struct exchange *x)
         return api_reply_error(s, x, &error);
     }
     job->server = s;
-    if (!completion_request_parse(&request, root, &s->rules, &error)) {
+    if (!parse(&request, root, &s->rules, &error)) {
         int64_t begin = clock_now_ns();
         completion_request_encode(&request, s->tokenizer, &s->rules, &error);
         metrics_observe(&s->metrics, HISTOGRAM_TOKENIZE, (double)(clock_now_ns() - begin) * 1e-9);
@@ -175,4 +175,9 @@ enum exchange_step api_completions(struct server *s, struct exchange *x)
     x->close_job = job_close;
     x->ping_ns = job->completion->request.stream ? (int64_t)(s->config->sse_ping_interval * 1e9) : 0;
     return job_step(x);
+}
+
+enum exchange_step api_completions(struct server *s, struct exchange *x)
+{
+    return api_start_completion(s, x, completion_request_parse);
 }

@@ -5,8 +5,8 @@
 #include "server/api.h"
 #include "server/fields.h"
 
-static enum exchange_step reply_with(struct server *s, struct exchange *x, struct api_error *error,
-                                     struct buffer *ignored)
+enum exchange_step api_reply_with(struct server *s, struct exchange *x, struct api_error *error,
+                                  struct buffer *ignored)
 {
     if (ignored->length) {
         reply_header(&x->reply, "X-Ignored-Fields", buffer_string(ignored));
@@ -15,7 +15,7 @@ static enum exchange_step reply_with(struct server *s, struct exchange *x, struc
     return error->code ? api_reply_error(s, x, error) : api_reply_json(x, 200);
 }
 
-static void check_model(struct fields *f, const struct server *s)
+void api_check_model(struct fields *f, const struct server *s)
 {
     const char *name = NULL;
     if (!fields_string(f, "model", 4096, &name)) {
@@ -29,6 +29,36 @@ static void check_model(struct fields *f, const struct server *s)
     api_fail(f->error, API_MODEL_NOT_FOUND, "model", "model \"%.200s\" is not served here", name);
 }
 
+/* The ids of one text, or of a conversation: exactly one of prompt and messages is given. */
+static void encode(struct server *s, struct fields *f, const char *prompt, const bool *add_special_tokens,
+                   struct chat_prompt *out, struct buffer *ignored)
+{
+    const cJSON *field = fields_get(f, "messages");
+    struct error why = {0};
+    if (f->error->code) {
+        return;
+    }
+    if (field && prompt) {
+        api_fail(f->error, API_INVALID_VALUE, "messages", "give either prompt or messages");
+    } else if (field) {
+        struct chat_messages messages;
+        enum chat_bos bos = !add_special_tokens   ? CHAT_BOS_BY_TEMPLATE
+                            : *add_special_tokens ? CHAT_BOS_ALWAYS
+                                                  : CHAT_BOS_NEVER;
+        if (!chat_messages_parse(&messages, field, s->config->strict_fields, ignored, f->error)) {
+            chat_messages_render(out, &messages, s->rules.chat_template, s->tokenizer, bos, f->error);
+        }
+        chat_messages_finish(&messages);
+    } else if (!prompt) {
+        api_fail(f->error, API_MISSING_FIELD, "prompt", "prompt is required");
+    } else if (tokenizer_encode(s->tokenizer, prompt, strlen(prompt),
+                                (!add_special_tokens || *add_special_tokens) &&
+                                    tokenizer_adds_bos(s->tokenizer),
+                                &out->ids, &out->n_ids, &why)) {
+        api_fail(f->error, API_INTERNAL, "prompt", "prompt cannot be encoded: %s", why.message);
+    }
+}
+
 enum exchange_step api_tokenize(struct server *s, struct exchange *x)
 {
     static const char *const known[] = {"model",       "prompt", "messages", "add_special_tokens",
@@ -38,46 +68,35 @@ enum exchange_step api_tokenize(struct server *s, struct exchange *x)
     const char *prompt = NULL;
     bool add_special_tokens = true, with_pieces = false;
     cJSON *root = NULL;
-    int32_t *ids = NULL, n_ids = 0;
-    struct error why = {0};
+    struct chat_prompt encoded = {0};
     if (!api_parse_body(s, x, &root, &error)) {
         return api_reply_error(s, x, &error);
     }
     struct fields f = {.object = root, .error = &error};
-    check_model(&f, s);
+    api_check_model(&f, s);
     fields_string(&f, "prompt", SIZE_MAX, &prompt);
-    fields_bool(&f, "add_special_tokens", &add_special_tokens);
+    bool given = fields_bool(&f, "add_special_tokens", &add_special_tokens);
     fields_bool(&f, "with_pieces", &with_pieces);
     fields_check_known(&f, known, s->config->strict_fields, &ignored);
-    if (!error.code && fields_get(&f, "messages")) {
-        api_fail(&error, API_UNSUPPORTED_PARAMETER, "messages",
-                 "messages are not supported yet: send prompt");
-    }
-    if (!error.code && !prompt) {
-        api_fail(&error, API_MISSING_FIELD, "prompt", "prompt is required");
-    }
-    if (!error.code &&
-        tokenizer_encode(s->tokenizer, prompt, strlen(prompt),
-                         add_special_tokens && tokenizer_adds_bos(s->tokenizer), &ids, &n_ids, &why)) {
-        api_fail(&error, API_INTERNAL, "prompt", "prompt cannot be encoded: %s", why.message);
-    }
+    encode(s, &f, prompt, given ? &add_special_tokens : NULL, &encoded, &ignored);
     if (!error.code) {
         buffer_text(out, "{\"tokens\":");
-        buffer_json_ids(out, ids, n_ids);
-        buffer_printf(out, ",\"count\":%d,\"max_model_len\":%d", (int)n_ids, (int)s->rules.max_model_len);
+        buffer_json_ids(out, encoded.ids, encoded.n_ids);
+        buffer_printf(out, ",\"count\":%d,\"max_model_len\":%d", (int)encoded.n_ids,
+                      (int)s->rules.max_model_len);
         if (with_pieces) {
             buffer_text(out, ",\"pieces\":[");
-            for (int32_t i = 0; i < n_ids; i++) {
+            for (int32_t i = 0; i < encoded.n_ids; i++) {
                 buffer_text(out, i ? "," : "");
-                buffer_json_text(out, tokenizer_piece(s->tokenizer, ids[i]));
+                buffer_json_text(out, tokenizer_piece(s->tokenizer, encoded.ids[i]));
             }
             buffer_text(out, "]");
         }
         buffer_text(out, "}");
     }
-    free(ids);
+    chat_prompt_finish(&encoded);
     cJSON_Delete(root);
-    return reply_with(s, x, &error, &ignored);
+    return api_reply_with(s, x, &error, &ignored);
 }
 
 /* RFC 4648. */
@@ -109,7 +128,7 @@ enum exchange_step api_detokenize(struct server *s, struct exchange *x)
         return api_reply_error(s, x, &error);
     }
     struct fields f = {.object = root, .error = &error};
-    check_model(&f, s);
+    api_check_model(&f, s);
     fields_check_known(&f, known, s->config->strict_fields, &ignored);
     const cJSON *tokens = fields_get(&f, "tokens"), *item;
     if (!error.code && !tokens) {
@@ -143,5 +162,5 @@ enum exchange_step api_detokenize(struct server *s, struct exchange *x)
     free(text);
     free(ids);
     cJSON_Delete(root);
-    return reply_with(s, x, &error, &ignored);
+    return api_reply_with(s, x, &error, &ignored);
 }

@@ -186,7 +186,7 @@ static enum status run_request(const struct config *config, struct engine *engin
                                   .max_n = REQUEST_MAX_N,
                                   .max_best_of = REQUEST_MAX_N,
                                   .max_logprobs = ENGINE_MAX_LOGPROBS,
-                                  .max_stops = DETOKENIZER_MAX_STOPS,
+                                  .max_stops = REQUEST_MAX_STOPS,
                                   .strict_fields = true};
     struct waiter waiter = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
     struct completion_request request;

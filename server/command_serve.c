@@ -31,16 +31,24 @@ static void *load_model(void *context)
     struct loader *loader = context;
     loader->status =
         server_open_model(loader->config, true, &loader->engine, &loader->tokenizer, &loader->err);
+    enum chat_template_kind *template = &loader->server->rules.chat_template;
+    if (!loader->status) {
+        loader->status = chat_template_open(template, loader->config->model, &loader->err);
+    }
     if (!loader->status) {
         const struct engine_info *info = engine_get_info(loader->engine);
         double seconds = (double)(clock_now_ns() - loader->server->start_ns) * 1e-9;
         server_publish(loader->server, loader->engine, loader->tokenizer, seconds);
-        log_info(
-            "ready: %s, %" PRId64 " parameters, %s, %.3f bits per weight, weights %.1f MiB, KV %.1f MiB, "
-            "context %d, kernels %s, %d threads, loaded in %.2f s",
-            loader->server->model_names.parts[0], info->n_params, quant_method_name(info->method),
-            info->bits_per_weight, (double)info->weights_bytes / 1048576, (double)info->kv_bytes / 1048576,
-            (int)info->max_model_len, info->kernels, (int)info->n_threads, seconds);
+        log_info("ready: %s, %" PRId64
+                 " parameters, %s, %.3f bits per weight, weights %.1f MiB, KV %.1f MiB, "
+                 "context %d, kernels %s, %d threads, chat template %s, loaded in %.2f s",
+                 loader->server->model_names.parts[0], info->n_params, quant_method_name(info->method),
+                 info->bits_per_weight, (double)info->weights_bytes / 1048576,
+                 (double)info->kv_bytes / 1048576, (int)info->max_model_len, info->kernels,
+                 (int)info->n_threads, chat_template_name(*template), seconds);
+        if (*template == CHAT_TEMPLATE_UNKNOWN) {
+            log_warning("the model's chat template is not supported: /v1/chat/completions answers 400");
+        }
     }
     atomic_store(&loader->done, true);
     return NULL;
@@ -119,21 +127,7 @@ static bool drain(struct server *s, const sigset_t *signals, bool *again)
 
 static enum status open_http(struct server *s, const struct config *config, struct error *err)
 {
-    struct http_options options = {.host = config->host,
-                                   .port = (int32_t)config->port,
-                                   .n_threads = (int32_t)config->http_threads,
-                                   .max_connections = (int32_t)config->max_connections,
-                                   .max_connections_per_ip = (int32_t)config->max_connections_per_ip,
-                                   .max_body_bytes = (size_t)config->max_body_bytes,
-                                   .max_header_bytes =
-                                       (size_t)(config->max_header_bytes + config->max_url_bytes),
-                                   .header_timeout = config->header_timeout,
-                                   .body_timeout = config->body_timeout,
-                                   .keepalive_timeout = config->keepalive_timeout,
-                                   .write_stall_timeout = config->write_stall_timeout,
-                                   .callbacks = api_callbacks(),
-                                   .context = s};
-    enum status status = http_open(&s->http, &options, err);
+    enum status status = server_listen(s, err);
     if (!status && !(status = write_port_file(config->port_file, http_port(s->http), err))) {
         log_info("listening on %s port %d", config->host, (int)http_port(s->http));
     }

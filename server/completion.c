@@ -20,7 +20,9 @@ static enum api_code open_streams(struct completion *c, struct api_error *error)
         choice->stop_token = -1;
         struct text_stream_options options = {.stops = r->stops,
                                               .stop_bytes = r->stop_bytes,
-                                              .n_stops = r->n_stops,
+                                              .n_stops = r->n_stops + r->n_template_stops,
+                                              .n_template_stops = r->n_template_stops,
+                                              .is_answer = r->chat,
                                               .include_stop = r->include_stop,
                                               .min_tokens = r->params.min_tokens,
                                               .prompt_ids = prompt->ids,
@@ -47,6 +49,9 @@ static enum api_code submit_more(struct completion *c, struct api_error *error)
         struct error why = {0};
         params.seed += (uint64_t)(c->n_submitted % c->request.best_of);
         params.deadline_ms = c->deadline_ms;
+        /* A request that was taken in is never turned away in its middle: when none of its sequences is left in the
+         * engine to wait for, the next one goes in beyond the queue's bound. That is at most one per request. */
+        params.admitted = c->n_submitted && c->n_submitted == c->n_finished;
         enum status status = engine_submit(c->engine, &params, prompt->ids, prompt->n_ids, c->notify,
                                            c->context, &choice->handle, &why);
         switch (status) {
@@ -105,7 +110,8 @@ enum api_code completion_open(struct completion **out, struct completion_request
     c->choices = choices;
     c->n_choices = n_choices;
     c->created = (int64_t)time(NULL);
-    snprintf(c->id, sizeof c->id, "cmpl-%016" PRIx64 "%08" PRIx32, random[0], (uint32_t)random[1]);
+    snprintf(c->id, sizeof c->id, "%s-%016" PRIx64 "%08" PRIx32, c->request.chat ? "chatcmpl" : "cmpl",
+             random[0], (uint32_t)random[1]);
     if (open_streams(c, error) || submit_more(c, error)) {
         completion_close(c);
         return error->code;
@@ -119,7 +125,8 @@ static void choice_finish(struct completion *c, struct choice *choice, enum fini
     text_stream_end(&choice->stream);
     request_get_timings(choice->handle, &choice->timings);
     choice->finished = true;
-    choice->reason = reason;
+    /* A stop string may come out only now, when no longer one can follow. */
+    choice->reason = choice->stream.stop_index >= 0 ? FINISH_STOP : reason;
     c->n_finished++;
     if (c->metrics && choice->timings.first_token) {
         const struct request_timings *t = &choice->timings;

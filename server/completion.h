@@ -41,7 +41,7 @@ struct completion {
     int32_t n_choices, n_submitted, n_finished;
     bool any_output; /* an event has come: headers may go out */
     uint32_t itl_counts[METRICS_TIME_BUCKETS + 1];
-    char id[40];     /* "cmpl-..." */
+    char id[40];     /* "cmpl-..." or "chatcmpl-..." */
     int64_t created; /* seconds since 1970 */
 };
 

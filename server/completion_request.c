@@ -9,47 +9,60 @@
 
 #include "server/fields.h"
 
-static const char *const known_fields[] = {"model",
-                                           "prompt",
-                                           "max_tokens",
-                                           "max_completion_tokens",
-                                           "min_tokens",
-                                           "temperature",
-                                           "top_p",
-                                           "top_k",
-                                           "min_p",
-                                           "repetition_penalty",
-                                           "presence_penalty",
-                                           "frequency_penalty",
-                                           "seed",
-                                           "stop",
-                                           "stop_token_ids",
-                                           "include_stop_str_in_output",
-                                           "ignore_eos",
-                                           "logit_bias",
-                                           "logprobs",
-                                           "n",
-                                           "best_of",
-                                           "echo",
-                                           "suffix",
-                                           "user",
-                                           "metadata",
-                                           "stream",
-                                           "stream_options",
-                                           "truncate_prompt_tokens",
-                                           "add_special_tokens",
-                                           "priority",
-                                           "timeout_ms",
-                                           "cache_prompt",
-                                           "cache_salt",
-                                           "return_token_ids",
-                                           "return_timings",
-                                           "response_format",
-                                           "grammar",
-                                           "tools",
-                                           "tool_choice",
-                                           "functions",
-                                           NULL};
+static const char *const common_fields[] = {"model",
+                                            "max_tokens",
+                                            "max_completion_tokens",
+                                            "min_tokens",
+                                            "temperature",
+                                            "top_p",
+                                            "top_k",
+                                            "min_p",
+                                            "repetition_penalty",
+                                            "presence_penalty",
+                                            "frequency_penalty",
+                                            "seed",
+                                            "stop",
+                                            "stop_token_ids",
+                                            "include_stop_str_in_output",
+                                            "ignore_eos",
+                                            "logit_bias",
+                                            "logprobs",
+                                            "n",
+                                            "user",
+                                            "metadata",
+                                            "stream",
+                                            "stream_options",
+                                            "truncate_prompt_tokens",
+                                            "add_special_tokens",
+                                            "priority",
+                                            "timeout_ms",
+                                            "cache_prompt",
+                                            "cache_salt",
+                                            "return_token_ids",
+                                            "return_timings",
+                                            "response_format",
+                                            "grammar",
+                                            "tools",
+                                            "tool_choice",
+                                            "functions"};
+static const char *const completion_fields[] = {"prompt", "best_of", "echo", "suffix"};
+static const char *const chat_fields[] = {"messages", "top_logprobs"};
+enum {
+    N_COMMON_FIELDS = sizeof common_fields / sizeof *common_fields,
+    N_COMPLETION_FIELDS = sizeof completion_fields / sizeof *completion_fields,
+    N_CHAT_FIELDS = sizeof chat_fields / sizeof *chat_fields,
+};
+
+static void check_known(struct fields *f, struct completion_request *request,
+                        const struct request_rules *rules)
+{
+    const char *known[N_COMMON_FIELDS + N_COMPLETION_FIELDS + N_CHAT_FIELDS + 1];
+    size_t n_own = request->chat ? N_CHAT_FIELDS : N_COMPLETION_FIELDS;
+    memcpy(known, common_fields, sizeof common_fields);
+    memcpy(known + N_COMMON_FIELDS, request->chat ? chat_fields : completion_fields, n_own * sizeof *known);
+    known[N_COMMON_FIELDS + n_own] = NULL;
+    fields_check_known(f, known, rules->strict_fields, &request->ignored);
+}
 
 static void parse_model(struct fields *f, const struct request_rules *rules)
 {
@@ -150,9 +163,9 @@ static void parse_lengths(struct fields *f, struct completion_request *request,
                           const struct request_rules *rules)
 {
     struct generate_params *p = &request->params;
-    int32_t other = 0;
-    bool has_max = fields_int32(f, "max_tokens", 0, rules->max_model_len, &p->max_tokens);
-    if (fields_int32(f, "max_completion_tokens", 0, rules->max_model_len, &other)) {
+    int32_t other = 0, least = request->chat ? 1 : 0;
+    bool has_max = fields_int32(f, "max_tokens", least, rules->max_model_len, &p->max_tokens);
+    if (fields_int32(f, "max_completion_tokens", least, rules->max_model_len, &other)) {
         if (has_max && other != p->max_tokens) {
             api_fail(f->error, API_INVALID_VALUE, "max_completion_tokens",
                      "max_tokens is %d and max_completion_tokens is %d: give one of them", (int)p->max_tokens,
@@ -160,8 +173,13 @@ static void parse_lengths(struct fields *f, struct completion_request *request,
             return;
         }
         p->max_tokens = other;
+    } else if (!has_max && request->chat) {
+        request->rest_of_context = true;
+        p->max_tokens = rules->max_model_len;
     }
-    fields_bool(f, "echo", &request->echo);
+    if (!request->chat) {
+        fields_bool(f, "echo", &request->echo);
+    }
     if (!f->error->code && p->max_tokens == 0 && !request->echo) {
         api_fail(f->error, API_INVALID_VALUE, "max_tokens", "max_tokens 0 is only allowed with echo");
     }
@@ -227,6 +245,13 @@ static void parse_stops(struct fields *f, struct completion_request *request,
         parse_stop_string(f, request, stop, rules);
     }
     fields_bool(f, "include_stop_str_in_output", &request->include_stop);
+    if (request->chat && !request->params.ignore_eos) { /* they are this template's EOS */
+        const char *const *own = chat_template_stops(rules->chat_template, &request->n_template_stops);
+        for (int32_t i = 0; i < request->n_template_stops; i++) {
+            request->stops[request->n_stops + i] = own[i];
+            request->stop_bytes[request->n_stops + i] = strlen(own[i]);
+        }
+    }
     if (!ids || f->error->code) {
         return;
     }
@@ -305,14 +330,33 @@ static void parse_logit_bias(struct fields *f, struct completion_request *reques
     p->bias_values = request->bias_values;
 }
 
+/* Chat says with a boolean whether, and with a number how many. */
+static void parse_chat_logprobs(struct fields *f, struct generate_params *p,
+                                const struct request_rules *rules)
+{
+    bool wanted = false;
+    int32_t n_top = 0;
+    fields_bool(f, "logprobs", &wanted);
+    if (fields_int32(f, "top_logprobs", 0, rules->max_logprobs, &n_top) && n_top && !wanted) {
+        api_fail(f->error, API_INVALID_VALUE, "top_logprobs", "top_logprobs is only allowed with logprobs");
+    }
+    p->logprobs = wanted ? n_top : -1;
+}
+
 static void parse_choices(struct fields *f, struct completion_request *request,
                           const struct request_rules *rules)
 {
     struct generate_params *p = &request->params;
-    fields_int32(f, "logprobs", 0, rules->max_logprobs, &p->logprobs);
+    if (request->chat) {
+        parse_chat_logprobs(f, p, rules);
+    } else {
+        fields_int32(f, "logprobs", 0, rules->max_logprobs, &p->logprobs);
+    }
     fields_int32(f, "n", 1, rules->max_n, &request->n);
     request->best_of = request->n;
-    fields_int32(f, "best_of", request->n, rules->max_best_of, &request->best_of);
+    if (!request->chat) {
+        fields_int32(f, "best_of", request->n, rules->max_best_of, &request->best_of);
+    }
     fields_bool(f, "stream", &request->stream);
     if (!f->error->code && request->stream && request->best_of != request->n) {
         api_fail(f->error, API_INVALID_VALUE, "best_of", "best_of cannot be streamed");
@@ -338,12 +382,12 @@ static void parse_choices(struct fields *f, struct completion_request *request,
 }
 
 /* Fields that exist in the API and have one value here. */
-static void parse_unsupported(struct fields *f)
+static void parse_unsupported(struct fields *f, bool chat)
 {
     if (f->error->code) {
         return;
     }
-    const cJSON *item = fields_get(f, "suffix");
+    const cJSON *item = chat ? NULL : fields_get(f, "suffix");
     if (item && !(cJSON_IsString(item) && !item->valuestring[0])) {
         api_fail(f->error, API_UNSUPPORTED_PARAMETER, "suffix",
                  "suffix is not supported: it must be null or \"\"");
@@ -375,10 +419,27 @@ static void parse_unsupported(struct fields *f)
     }
 }
 
-enum api_code completion_request_parse(struct completion_request *request, cJSON *root,
-                                       const struct request_rules *rules, struct api_error *error)
+/* A conversation is one prompt, written later by the template. */
+static void parse_messages(struct fields *f, struct completion_request *request,
+                           const struct request_rules *rules)
 {
-    *request = (struct completion_request){.root = root, .n = 1, .best_of = 1, .add_special_tokens = true};
+    if (chat_messages_parse(&request->messages, fields_get(f, "messages"), rules->strict_fields,
+                            &request->ignored, f->error)) {
+        return;
+    }
+    request->prompts = calloc(1, sizeof *request->prompts);
+    if (!request->prompts) {
+        api_fail(f->error, API_OUT_OF_MEMORY, "messages", "out of memory for a prompt");
+        return;
+    }
+    request->n_prompts = 1;
+}
+
+static enum api_code parse_request(struct completion_request *request, cJSON *root,
+                                   const struct request_rules *rules, bool chat, struct api_error *error)
+{
+    *request = (struct completion_request){
+        .root = root, .chat = chat, .n = 1, .best_of = 1, .add_special_tokens = true};
     generate_params_init(&request->params);
     *error = (struct api_error){0};
     if (!cJSON_IsObject(root)) {
@@ -389,14 +450,20 @@ enum api_code completion_request_parse(struct completion_request *request, cJSON
     bool accepted; /* fields whose values change nothing here */
     const char *salt, *user;
     parse_model(&f, rules);
-    parse_prompts(&f, request, rules);
+    if (chat) {
+        parse_messages(&f, request, rules);
+    } else {
+        parse_prompts(&f, request, rules);
+    }
     parse_lengths(&f, request, rules);
     parse_sampling(&f, request, rules);
     parse_stops(&f, request, rules);
     parse_logit_bias(&f, request, rules);
     parse_choices(&f, request, rules);
     fields_int32(&f, "truncate_prompt_tokens", 1, rules->max_model_len, &request->truncate_prompt_tokens);
-    fields_bool(&f, "add_special_tokens", &request->add_special_tokens);
+    if (fields_bool(&f, "add_special_tokens", &request->add_special_tokens)) {
+        request->bos = request->add_special_tokens ? CHAT_BOS_ALWAYS : CHAT_BOS_NEVER;
+    }
     fields_int32(&f, "priority", -100, 100, &request->params.priority);
     request->timeout_ms = rules->max_timeout_ms;
     fields_int(&f, "timeout_ms", 1, rules->max_timeout_ms ? rules->max_timeout_ms : INT32_MAX,
@@ -406,8 +473,8 @@ enum api_code completion_request_parse(struct completion_request *request, cJSON
     fields_string(&f, "user", SIZE_MAX, &user);
     fields_bool(&f, "return_token_ids", &request->return_token_ids);
     fields_bool(&f, "return_timings", &request->return_timings);
-    parse_unsupported(&f);
-    fields_check_known(&f, known_fields, rules->strict_fields, &request->ignored);
+    parse_unsupported(&f, chat);
+    check_known(&f, request, rules);
     request->params.prompt_logprobs = request->echo && request->params.logprobs >= 0;
     if (!error->code && request->best_of > request->n && request->params.logprobs < 0) {
         /* Choosing needs logprobs that the client did not ask for. */
@@ -417,12 +484,55 @@ enum api_code completion_request_parse(struct completion_request *request, cJSON
     return error->code;
 }
 
+enum api_code completion_request_parse(struct completion_request *request, cJSON *root,
+                                       const struct request_rules *rules, struct api_error *error)
+{
+    return parse_request(request, root, rules, false, error);
+}
+
+enum api_code chat_request_parse(struct completion_request *request, cJSON *root,
+                                 const struct request_rules *rules, struct api_error *error)
+{
+    return parse_request(request, root, rules, true, error);
+}
+
+/* What max_tokens stands for when chat leaves it out. */
+static enum api_code decide_max_tokens(struct completion_request *request, int32_t n_ids,
+                                       const struct request_rules *rules, struct api_error *error)
+{
+    struct generate_params *p = &request->params;
+    int32_t rest = rules->max_model_len - n_ids;
+    if (rest < 1) {
+        return api_fail(error, API_CONTEXT_LENGTH_EXCEEDED, "messages",
+                        "the prompt has %d tokens, the context %d: nothing is left for an answer", (int)n_ids,
+                        (int)rules->max_model_len);
+    }
+    p->max_tokens =
+        rules->default_max_tokens && rules->default_max_tokens < rest ? rules->default_max_tokens : rest;
+    if (p->min_tokens > p->max_tokens) {
+        return api_fail(error, API_INVALID_VALUE, "min_tokens", "min_tokens is %d, and max_tokens is %d",
+                        (int)p->min_tokens, (int)p->max_tokens);
+    }
+    return API_OK;
+}
+
 static enum api_code encode_one(struct completion_request *request, struct completion_prompt *prompt,
                                 const struct tokenizer *tokenizer, const struct request_rules *rules,
                                 struct api_error *error)
 {
     struct error why = {0};
-    if (prompt->text) {
+    const char *field = request->chat ? "messages" : "prompt";
+    if (request->chat) {
+        struct chat_prompt rendered;
+        if (chat_messages_render(&rendered, &request->messages, rules->chat_template, tokenizer, request->bos,
+                                 error)) {
+            return error->code;
+        }
+        prompt->ids = rendered.ids;
+        prompt->n_ids = rendered.n_ids;
+        rendered.ids = NULL;
+        chat_prompt_finish(&rendered);
+    } else if (prompt->text) {
         bool bos = request->add_special_tokens && tokenizer_adds_bos(tokenizer);
         if (!prompt->text_bytes && tokenizer_bos(tokenizer) >= 0) {
             bos = true; /* an empty prompt is BOS alone: a sequence cannot begin from nothing */
@@ -435,8 +545,8 @@ static enum api_code encode_one(struct completion_request *request, struct compl
         }
     }
     if (prompt->n_ids < 1) {
-        return api_fail(error, API_INVALID_VALUE, "prompt",
-                        "prompt has no tokens, and this model has no BOS");
+        return api_fail(error, API_INVALID_VALUE, field, "%s gives no tokens, and this model has no BOS",
+                        field);
     }
     int32_t keep = request->truncate_prompt_tokens;
     if (keep && prompt->n_ids > keep) {
@@ -444,9 +554,12 @@ static enum api_code encode_one(struct completion_request *request, struct compl
         memmove(prompt->ids, prompt->ids + prompt->n_truncated, (size_t)keep * sizeof *prompt->ids);
         prompt->n_ids = keep;
     }
+    if (request->rest_of_context && decide_max_tokens(request, prompt->n_ids, rules, error)) {
+        return error->code;
+    }
     if ((int64_t)prompt->n_ids + request->params.max_tokens > rules->max_model_len) {
         return api_fail(
-            error, API_CONTEXT_LENGTH_EXCEEDED, "prompt",
+            error, API_CONTEXT_LENGTH_EXCEEDED, field,
             "the prompt has %d tokens and max_tokens is %d: together %lld, more than the context of %d",
             (int)prompt->n_ids, (int)request->params.max_tokens,
             (long long)prompt->n_ids + request->params.max_tokens, (int)rules->max_model_len);
@@ -480,6 +593,7 @@ void completion_request_finish(struct completion_request *request)
         free(request->prompts[i].decoded);
     }
     free(request->prompts);
+    chat_messages_finish(&request->messages);
     free(request->bias_ids);
     free(request->bias_values);
     buffer_finish(&request->ignored);

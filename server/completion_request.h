@@ -1,5 +1,6 @@
-/* The body of POST /v1/completions, checked field by field into plain values; `any4 generate` goes through
- * the same code, so both have one set of names, defaults and ranges. Knows JSON and tokens, not HTTP. */
+/* The body of POST /v1/completions or /v1/chat/completions, checked field by field into plain values; `any4
+ * generate` goes through the same code, so all have one set of names, defaults and ranges. Knows JSON and
+ * tokens, not HTTP. */
 #ifndef SERVER_COMPLETION_REQUEST_H
 #define SERVER_COMPLETION_REQUEST_H
 
@@ -10,10 +11,13 @@
 #include "engine/engine.h"
 #include "server/api_error.h"
 #include "server/buffer.h"
+#include "server/chat_messages.h"
 #include "tokenizer/detokenizer.h"
 #include "tokenizer/tokenizer.h"
 
-enum { REQUEST_MAX_PROMPTS = 64, REQUEST_MAX_N = 16, REQUEST_MAX_SALT = 256 };
+enum { REQUEST_MAX_PROMPTS = 64, REQUEST_MAX_N = 16, REQUEST_MAX_SALT = 256, REQUEST_MAX_STOPS = 16 };
+_Static_assert((int)REQUEST_MAX_STOPS + (int)CHAT_TEMPLATE_MAX_STOPS <= (int)DETOKENIZER_MAX_STOPS,
+               "a request's stop strings and its template's find room together");
 
 /* What a request is judged against. */
 struct request_rules {
@@ -24,6 +28,8 @@ struct request_rules {
     int32_t max_n, max_best_of, max_logprobs, max_stops;
     int64_t max_timeout_ms; /* 0: no limit */
     bool strict_fields;
+    enum chat_template_kind chat_template;
+    int32_t default_max_tokens; /* of chat; 0: the rest of the context */
 };
 
 struct completion_prompt {
@@ -36,7 +42,10 @@ struct completion_prompt {
 };
 
 struct completion_request {
-    cJSON *root;                       /* owned: strings below point into it */
+    cJSON *root; /* owned: strings below point into it */
+    bool chat;   /* one prompt, made of messages; the answer is a message */
+    struct chat_messages messages;
+    enum chat_bos bos;
     struct completion_prompt *prompts; /* owned, n_prompts */
     int32_t n_prompts;
     struct generate_params params; /* its stop_ids and bias arrays are the ones below */
@@ -45,11 +54,13 @@ struct completion_request {
     float *bias_values;
     const char *stops[DETOKENIZER_MAX_STOPS];
     size_t stop_bytes[DETOKENIZER_MAX_STOPS];
-    int32_t n_stops;
+    int32_t n_stops;          /* the client's */
+    int32_t n_template_stops; /* behind them in stops */
     bool include_stop;
     int32_t n, best_of;
     bool echo, stream, include_usage, continuous_usage;
-    bool add_special_tokens;
+    bool add_special_tokens;        /* completions; chat has bos */
+    bool rest_of_context;           /* params.max_tokens is decided when the prompt's length is known */
     int32_t truncate_prompt_tokens; /* 0: off */
     bool hide_logprobs;             /* params.logprobs is there for best_of alone */
     bool return_token_ids, return_timings;
@@ -57,10 +68,12 @@ struct completion_request {
     struct buffer ignored; /* names of unknown fields, "a, b" */
 };
 
-/* Takes root over (also on failure). Prompts of text are not encoded yet. request needs
+/* Takes root over (also on failure). Prompts of text and messages are not encoded yet. request needs
  * completion_request_finish whatever the outcome. */
 enum api_code completion_request_parse(struct completion_request *request, cJSON *root,
                                        const struct request_rules *rules, struct api_error *error);
+enum api_code chat_request_parse(struct completion_request *request, cJSON *root,
+                                 const struct request_rules *rules, struct api_error *error);
 /* Text -> ids, truncation, and whether prompt + max_tokens fits the context. */
 enum api_code completion_request_encode(struct completion_request *request, const struct tokenizer *tokenizer,
                                         const struct request_rules *rules, struct api_error *error);

@@ -1,4 +1,5 @@
-/* Completion JSON: choices, logprobs, usage. A whole answer is one chunk that covers everything. */
+/* Completion JSON: choices, logprobs, usage, for texts and for chat messages. A whole text is one chunk that
+ * covers everything; a message in a stream has its end in a chunk of its own. */
 #include "server/completion_write.h"
 
 #include <inttypes.h>
@@ -11,10 +12,13 @@ const char *finish_reason_name(enum finish_reason reason)
     return reason == FINISH_STOP ? "stop" : reason == FINISH_LENGTH ? "length" : NULL;
 }
 
-static void write_head(struct buffer *out, const struct completion *c, const struct completion_style *style)
+static void write_head(struct buffer *out, const struct completion *c, const struct completion_style *style,
+                       bool chunk)
 {
-    buffer_printf(out,
-                  "{\"id\":\"%s\",\"object\":\"text_completion\",\"created\":%" PRId64 ",\"model\":", c->id,
+    const char *object = !c->request.chat ? "text_completion"
+                         : chunk          ? "chat.completion.chunk"
+                                          : "chat.completion";
+    buffer_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%" PRId64 ",\"model\":", c->id, object,
                   c->created);
     buffer_json_text(out, style->model);
     buffer_text(out, ",\"system_fingerprint\":");
@@ -111,12 +115,67 @@ static void write_top(struct buffer *out, const struct text_stream *s, const str
     buffer_text(out, "}");
 }
 
+/* {"token", "logprob", "bytes" without the closing brace; bytes is null for a control token. */
+static void write_chat_token(struct buffer *out, const struct text_stream *s, int32_t id, float logprob,
+                             const struct token_record *record, struct buffer *scratch)
+{
+    size_t length = 0;
+    bool has_bytes = text_stream_token_bytes(s, id, NULL, &length) && length > 0;
+    buffer_text(out, "{\"token\":");
+    write_token_name(out, s, id, record, scratch);
+    buffer_text(out, ",\"logprob\":");
+    buffer_json_float(out, logprob);
+    buffer_text(out, ",\"bytes\":");
+    if (!has_bytes) {
+        buffer_text(out, "null");
+        return;
+    }
+    const unsigned char *bytes = (const unsigned char *)text_stream_token_bytes(s, id, record, &length);
+    buffer_text(out, "[");
+    for (size_t i = 0; i < length; i++) {
+        buffer_printf(out, i ? ",%d" : "%d", bytes[i]);
+    }
+    buffer_text(out, "]");
+}
+
+/* The same tokens as below, each with its alternatives: a list, where two may look the same. */
+static void write_chat_logprobs(struct buffer *out, const struct text_stream *s, int64_t first)
+{
+    struct buffer scratch = {0};
+    bool any = false;
+    buffer_text(out, "{\"content\":[");
+    for (int64_t i = first; i < s->n_released; i++) {
+        const struct token_record *record = &s->tokens[i];
+        if (record->hidden) {
+            continue;
+        }
+        buffer_text(out, any ? "," : "");
+        any = true;
+        write_chat_token(out, s, record->id, record->logprob, record, &scratch);
+        buffer_text(out, ",\"top_logprobs\":[");
+        for (int32_t j = 0; j < record->n_top; j++) {
+            const struct token_logprob *top = &record->top[j];
+            buffer_text(out, j ? "," : "");
+            write_chat_token(out, s, top->id, top->logprob, top->id == record->id ? record : NULL, &scratch);
+            buffer_text(out, "}");
+        }
+        buffer_text(out, "]}");
+    }
+    buffer_text(out, "]}");
+    out->failed |= scratch.failed;
+    buffer_finish(&scratch);
+}
+
 /* Tokens [first, s->n_released) without those that end the sequence. */
 static void write_logprobs(struct buffer *out, const struct completion *c, const struct text_stream *s,
                            int64_t first)
 {
     if (c->request.params.logprobs < 0 || c->request.hide_logprobs) {
         buffer_text(out, "null");
+        return;
+    }
+    if (c->request.chat) {
+        write_chat_logprobs(out, s, first);
         return;
     }
     struct buffer scratch = {0}, tokens = {0}, values = {0}, tops = {0}, offsets = {0};
@@ -182,29 +241,57 @@ static void write_ids(struct buffer *out, const struct completion *c, const stru
     buffer_text(out, "]");
 }
 
-/* One entry of choices: text, tokens and ids from the given places on. */
+/* What of a choice one entry of choices shows. */
+struct part {
+    size_t text_from;
+    int64_t tokens_from, ids_from;
+    bool delta; /* of a chat stream: message is called delta */
+    bool begin; /* ... names the role */
+    bool end;   /* says how the choice ended */
+};
+
+static void write_part_text(struct buffer *out, const struct completion *c, const struct text_stream *s,
+                            const struct part *part)
+{
+    const char *text = s->text.length > part->text_from ? s->text.data + part->text_from : "";
+    size_t length = s->text.length - part->text_from;
+    if (!c->request.chat) {
+        buffer_text(out, ",\"text\":");
+        buffer_json_string(out, text, length);
+        return;
+    }
+    buffer_printf(out, ",\"%s\":{", part->delta ? "delta" : "message");
+    if (part->begin) {
+        buffer_text(out, "\"role\":\"assistant\",");
+    }
+    if (part->begin || !part->end) {
+        buffer_text(out, "\"content\":");
+        buffer_json_string(out, text, length);
+    }
+    buffer_text(out, "}");
+}
+
 static void write_choice(struct buffer *out, const struct completion *c, const struct choice *choice,
-                         int32_t index, size_t text_from, int64_t tokens_from, int64_t ids_from)
+                         int32_t index, const struct part *part)
 {
     const struct text_stream *s = &choice->stream;
     const struct completion_request *r = &c->request;
-    buffer_printf(out, "{\"index\":%d,\"text\":", (int)index);
-    buffer_json_string(out, s->text.length > text_from ? s->text.data + text_from : "",
-                       s->text.length - text_from);
+    buffer_printf(out, "{\"index\":%d", (int)index);
+    write_part_text(out, c, s, part);
     buffer_text(out, ",\"logprobs\":");
-    write_logprobs(out, c, s, tokens_from);
+    write_logprobs(out, c, s, part->tokens_from);
     buffer_text(out, ",\"finish_reason\":");
-    buffer_json_text(out, choice->finished ? finish_reason_name(choice->reason) : NULL);
+    buffer_json_text(out, part->end ? finish_reason_name(choice->reason) : NULL);
     buffer_text(out, ",\"stop_reason\":");
-    if (choice->finished && s->stop_index >= 0) {
+    if (part->end && s->stop_index >= 0 && s->stop_index < r->n_stops) {
         buffer_json_string(out, r->stops[s->stop_index], r->stop_bytes[s->stop_index]);
-    } else if (choice->finished && choice->stop_token >= 0) {
+    } else if (part->end && s->stop_index < 0 && choice->stop_token >= 0) {
         buffer_printf(out, "%d", (int)choice->stop_token);
     } else {
         buffer_text(out, "null");
     }
     if (r->return_token_ids) {
-        write_ids(out, c, choice, ids_from);
+        write_ids(out, c, choice, part->ids_from);
     }
     buffer_text(out, "}");
 }
@@ -212,17 +299,18 @@ static void write_choice(struct buffer *out, const struct completion *c, const s
 void completion_write_choices(struct buffer *out, const struct completion *c)
 {
     int32_t n = c->request.n_prompts * c->request.n;
+    const struct part whole = {.begin = true, .end = true};
     buffer_text(out, "[");
     for (int32_t i = 0; i < n; i++) {
         buffer_text(out, i ? "," : "");
-        write_choice(out, c, &c->choices[completion_pick(c, i)], i, 0, 0, 0);
+        write_choice(out, c, &c->choices[completion_pick(c, i)], i, &whole);
     }
     buffer_text(out, "]");
 }
 
 void completion_write(struct buffer *out, const struct completion *c, const struct completion_style *style)
 {
-    write_head(out, c, style);
+    write_head(out, c, style, false);
     completion_write_choices(out, c);
     buffer_text(out, ",\"usage\":");
     write_usage(out, c);
@@ -234,19 +322,25 @@ void completion_write(struct buffer *out, const struct completion *c, const stru
 }
 
 static void write_chunk(struct buffer *out, struct completion *c, struct choice *choice, int32_t index,
-                        const struct completion_style *style)
+                        const struct completion_style *style, bool end)
 {
     struct buffer json = {0};
-    write_head(&json, c, style);
+    const struct part part = {.text_from = choice->text_sent,
+                              .tokens_from = choice->tokens_sent,
+                              .ids_from = choice->ids_sent,
+                              .delta = true,
+                              .begin = !choice->chunks_sent,
+                              .end = end};
+    write_head(&json, c, style, true);
     buffer_text(&json, "[");
-    write_choice(&json, c, choice, index, choice->text_sent, choice->tokens_sent, choice->ids_sent);
+    write_choice(&json, c, choice, index, &part);
     buffer_text(&json, "],\"usage\":");
     if (c->request.continuous_usage) {
         write_usage(&json, c);
     } else {
         buffer_text(&json, "null");
     }
-    if (c->request.return_timings && completion_is_finished(c)) {
+    if (c->request.return_timings && end && completion_is_finished(c)) {
         buffer_text(&json, ",\"timings\":");
         completion_write_timings(&json, c);
     }
@@ -258,7 +352,7 @@ static void write_chunk(struct buffer *out, struct completion *c, struct choice 
     choice->tokens_sent = choice->stream.n_released;
     choice->ids_sent = choice->stream.n_tokens - choice->stream.n_prompt_tokens;
     choice->chunks_sent++;
-    choice->end_sent = choice->finished;
+    choice->end_sent = end;
 }
 
 void completion_write_chunks(struct buffer *out, struct completion *c, const struct completion_style *style)
@@ -268,14 +362,23 @@ void completion_write_chunks(struct buffer *out, struct completion *c, const str
         struct choice *choice = &c->choices[i];
         was_complete &= choice->end_sent;
         bool started = choice->stream.n_generated || choice->finished; /* an echo waits for the first token */
-        bool news = choice->stream.text.length > choice->text_sent || choice->finished;
-        if (started && news && !choice->end_sent) {
-            write_chunk(out, c, choice, i, style);
+        bool news = choice->stream.text.length > choice->text_sent;
+        if (!started || choice->end_sent) {
+            continue;
+        }
+        /* A text carries its end with its last piece. A message says who speaks, then what, then that it is
+         * over: in a chunk of its own, whose delta is empty. */
+        if (c->request.chat ? news || (choice->finished && !choice->chunks_sent)
+                            : news && !choice->finished) {
+            write_chunk(out, c, choice, i, style, false);
+        }
+        if (choice->finished) {
+            write_chunk(out, c, choice, i, style, true);
         }
     }
     if (completion_is_finished(c) && !was_complete && c->request.include_usage) {
         struct buffer json = {0};
-        write_head(&json, c, style);
+        write_head(&json, c, style, true);
         buffer_text(&json, "[],\"usage\":");
         write_usage(&json, c);
         buffer_text(&json, "}");

@@ -70,7 +70,7 @@ struct config {
     const char *cors_origin, *allowed_host;
     const char *quant, *quant_skip, *cpu_flags;
     int32_t device, group_size, kv_cache_type;
-    int64_t threads, max_model_len, max_running, max_queue, prefill_chunk, max_memory;
+    int64_t threads, max_model_len, max_running, max_queue, prefill_chunk, kv_cache_tokens, max_memory;
     bool strict_fields, access_log;
     int32_t log_format, log_level;
     const char *log_file;
@@ -78,7 +78,7 @@ struct config {
     int64_t max_connections, max_connections_per_ip;
     double header_timeout, body_timeout, keepalive_timeout, write_stall_timeout, request_timeout,
         stall_timeout, drain_timeout, sse_ping_interval;
-    int64_t max_n, max_best_of, max_logprobs, max_stops;
+    int64_t max_n, max_best_of, max_logprobs, max_stops, default_max_tokens;
     bool json, print_config, help;
     /* Of single commands. */
     const char *url, *text_file, *text;

@@ -45,6 +45,8 @@ const struct config_key config_keys[] = {
     {"max_queue", CONFIG_INT, ENGINE, "256", 1, 1048576, 0, AT(max_queue), false,
      "waiting sequences; beyond: 429"},
     {"prefill_chunk", CONFIG_INT, ENGINE, "512", 1, 1048576, 0, AT(prefill_chunk), false, "tokens per step"},
+    {"kv_cache_tokens", CONFIG_INT, ENGINE, "0", 0, 1e9, 0, AT(kv_cache_tokens), false,
+     "room in the KV cache in tokens; 0: by the memory plan"},
     {"max_memory", CONFIG_BYTES, ENGINE, "auto", 0, 1e18, 0, AT(max_memory), false,
      "budget in bytes, K, M or G; auto: what the machine has free"},
 
@@ -99,6 +101,8 @@ const struct config_key config_keys[] = {
     {"max_logprobs", CONFIG_INT, SERVE, "20", 0, 20, 0, AT(max_logprobs), false,
      "most alternatives per token"},
     {"max_stops", CONFIG_INT, SERVE, "16", 0, 16, 0, AT(max_stops), false, "most stop strings"},
+    {"default_max_tokens", CONFIG_INT, SERVE, "0", 0, 1048576, 0, AT(default_max_tokens), false,
+     "of chat where a request says nothing; 0: the rest of the context"},
 
     /* Logging */
     {"log_format", CONFIG_CHOICE, CONFIG_FOR_MODEL, "auto", 0, 0, "auto|text|json", AT(log_format), false,
@@ -179,7 +183,6 @@ const struct config_key config_keys[] = {
     {"dump_tensors", CONFIG_LATER, ENGINE, NULL, 0, 0, 0, 0, false, "folder for named activations"},
     {"max_queue_tokens", CONFIG_LATER, SERVE, "0", 0, 0, 0, 0, false, "waiting prompt tokens"},
     {"ttft_target_ms", CONFIG_LATER, SERVE, "0", 0, 0, 0, 0, false, "refuse what would be later"},
-    {"default_max_tokens", CONFIG_LATER, SERVE, "0", 0, 0, 0, 0, false, "of chat"},
     {"sampling_defaults", CONFIG_LATER, SERVE, "openai", 0, 0, 0, 0, false, "model: generation_config.json"},
     {"chat_template", CONFIG_LATER, SERVE, NULL, 0, 0, 0, 0, false, "template file"},
     {"log_prompts", CONFIG_LATER, SERVE, "off", 0, 0, 0, 0, false, "texts in the log"},

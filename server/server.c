@@ -7,6 +7,7 @@
 
 #include "engine/base/json.h"
 #include "engine/base/log.h"
+#include "server/api.h"
 #include "server/clock.h"
 #include "server/version.h"
 
@@ -114,7 +115,8 @@ enum status server_init(struct server *s, const struct config *config, struct er
                                       .max_logprobs = (int32_t)config->max_logprobs,
                                       .max_stops = (int32_t)config->max_stops,
                                       .max_timeout_ms = (int64_t)(config->request_timeout * 1000),
-                                      .strict_fields = config->strict_fields};
+                                      .strict_fields = config->strict_fields,
+                                      .default_max_tokens = (int32_t)config->default_max_tokens};
     return status;
 }
 
@@ -182,6 +184,7 @@ enum status server_engine_options(struct engine_options *out, const struct confi
     out->max_running = (int32_t)config->max_running;
     out->max_queue = (int32_t)config->max_queue;
     out->prefill_chunk = (int32_t)config->prefill_chunk;
+    out->kv_cache_tokens = config->kv_cache_tokens;
     out->max_memory = (size_t)config->max_memory;
     out->n_quant_skip = split_list(config->quant_skip, skip, out->quant_skip, ENGINE_MAX_SKIP);
     if (out->n_quant_skip < 0) {
@@ -221,6 +224,26 @@ enum status server_open_model(const struct config *config, bool show_progress, s
     }
     free(skip);
     return status;
+}
+
+enum status server_listen(struct server *s, struct error *err)
+{
+    const struct config *config = s->config;
+    struct http_options options = {.host = config->host,
+                                   .port = (int32_t)config->port,
+                                   .n_threads = (int32_t)config->http_threads,
+                                   .max_connections = (int32_t)config->max_connections,
+                                   .max_connections_per_ip = (int32_t)config->max_connections_per_ip,
+                                   .max_body_bytes = (size_t)config->max_body_bytes,
+                                   .max_header_bytes =
+                                       (size_t)(config->max_header_bytes + config->max_url_bytes),
+                                   .header_timeout = config->header_timeout,
+                                   .body_timeout = config->body_timeout,
+                                   .keepalive_timeout = config->keepalive_timeout,
+                                   .write_stall_timeout = config->write_stall_timeout,
+                                   .callbacks = api_callbacks(),
+                                   .context = s};
+    return http_open(&s->http, &options, err);
 }
 
 enum status server_open_log(const struct config *config, FILE **file, struct error *err)

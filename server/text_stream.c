@@ -9,7 +9,7 @@ enum status text_stream_init(struct text_stream *s, const struct tokenizer *toke
                              const struct text_stream_options *options, struct error *err)
 {
     bool after_prompt = false;
-    for (int32_t i = 0; i < options->n_prompt_ids && !after_prompt; i++) {
+    for (int32_t i = 0; i < options->n_prompt_ids && !after_prompt && !options->is_answer; i++) {
         size_t length = 0;
         tokenizer_piece_bytes(tokenizer, options->prompt_ids[i], &length);
         after_prompt = length > 0;
@@ -27,6 +27,9 @@ enum status text_stream_init(struct text_stream *s, const struct tokenizer *toke
     enum status status = detokenizer_open(&s->detokenizer, tokenizer, &decode, err);
     if (status) {
         return status;
+    }
+    for (int32_t i = options->n_stops - options->n_template_stops; i < options->n_stops; i++) {
+        s->hidden_bytes[i] = options->include_stop ? options->stop_bytes[i] : 0;
     }
     if (options->echo_text) {
         buffer_append(&s->text, options->echo_text, options->echo_bytes);
@@ -99,7 +102,8 @@ static struct token_record *text_stream_record(struct text_stream *s, int32_t id
     const char *bytes = tokenizer_piece_bytes(s->tokenizer, id, &length);
     if (length && s->strip_space) {
         s->strip_space = false;
-        length -= bytes[0] == ' ';
+        /* As the detokenizer does: a space that stands for itself (a byte token's) stays. */
+        length -= bytes[0] == ' ' && tokenizer_piece(s->tokenizer, id)[0] != '<';
     }
     record->end += length;
     return record;
@@ -119,6 +123,15 @@ void text_stream_push_prompt(struct text_stream *s, int32_t id, const struct tok
     }
     s->raw_end = record->end;
     text_stream_release(s);
+}
+
+/* The stop string that matched came out whole with the last bytes: one of a template is taken off again. */
+static void text_stream_stop(struct text_stream *s, int32_t stop_index)
+{
+    s->stop_index = stop_index;
+    if (s->hidden_bytes[stop_index] <= s->text.length) {
+        s->text.length -= s->hidden_bytes[stop_index];
+    }
 }
 
 bool text_stream_push(struct text_stream *s, const struct token_event *event)
@@ -151,7 +164,7 @@ bool text_stream_push(struct text_stream *s, const struct token_event *event)
     buffer_append(&s->text, text, length);
     s->failed |= s->text.failed;
     if (stopped) {
-        s->stop_index = stop_index;
+        text_stream_stop(s, stop_index);
         s->ended = true;
     }
     text_stream_release(s);
@@ -166,31 +179,44 @@ void text_stream_end(struct text_stream *s)
         detokenizer_finish(s->detokenizer, &text, &length);
         buffer_append(&s->text, text, length);
         s->failed |= s->text.failed;
+        int32_t stop_index = -1;
+        if (detokenizer_stopped(s->detokenizer, &stop_index)) { /* it had waited for a longer one */
+            text_stream_stop(s, stop_index);
+        }
         s->ended = true;
     }
     text_stream_release(s);
+}
+
+const char *text_stream_token_bytes(const struct text_stream *s, int32_t id,
+                                    const struct token_record *record, size_t *length)
+{
+    const char *bytes = tokenizer_piece_bytes(s->tokenizer, id, length);
+    if (record && *length) {
+        /* Shown bytes: without a stripped leading space, and not beyond the cut of a stop string. */
+        size_t shown = record->end - record->begin;
+        if (shown + 1 == *length && bytes[0] == ' ') {
+            bytes++;
+            *length = shown;
+        }
+        if (record->end > s->text.length && record->begin < s->text.length) {
+            size_t left = s->text.length - record->begin;
+            *length = left < *length ? left : *length;
+        }
+    }
+    return bytes;
 }
 
 void text_stream_token_name(const struct text_stream *s, int32_t id, const struct token_record *record,
                             struct buffer *out)
 {
     size_t length = 0;
-    const char *bytes = tokenizer_piece_bytes(s->tokenizer, id, &length);
+    tokenizer_piece_bytes(s->tokenizer, id, &length);
     if (!length) {
         buffer_text(out, tokenizer_piece(s->tokenizer, id));
         return;
     }
-    if (record) {
-        /* Shown bytes: without a stripped leading space, and not beyond the cut of a stop string. */
-        size_t shown = record->end - record->begin;
-        if (shown + 1 == length && bytes[0] == ' ') {
-            bytes++;
-            length = shown;
-        }
-        if (record->end > s->text.length && record->begin < s->text.length) {
-            length = s->text.length - record->begin < length ? s->text.length - record->begin : length;
-        }
-    }
+    const char *bytes = text_stream_token_bytes(s, id, record, &length);
     size_t whole = 0;
     while (whole < length) {
         size_t n = utf8_sequence(bytes + whole, length - whole);

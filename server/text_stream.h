@@ -37,15 +37,18 @@ struct text_stream {
     bool ended;
     bool failed; /* out of memory */
     int32_t min_tokens, n_generated;
-    int32_t stop_index; /* the stop string that matched, else -1 */
+    int32_t stop_index;                         /* the stop string that matched, else -1 */
+    size_t hidden_bytes[DETOKENIZER_MAX_STOPS]; /* of each stop string: bytes to cut when it matched */
 };
 
 struct text_stream_options {
     const char *const *stops;
     const size_t *stop_bytes;
     int32_t n_stops;
+    int32_t n_template_stops; /* the last of n_stops: never shown, whatever include_stop says */
     bool include_stop;
-    int32_t min_tokens;        /* stop strings are held off until then */
+    bool is_answer;     /* a text of its own, also after a visible prompt: it loses one leading space */
+    int32_t min_tokens; /* stop strings are held off until then */
     const int32_t *prompt_ids; /* n_prompt_ids: whether the text goes on from something visible */
     int32_t n_prompt_ids;
     const char *echo_text; /* the prompt to begin with, or NULL */
@@ -68,5 +71,8 @@ void text_stream_end(struct text_stream *s);
  */
 void text_stream_token_name(const struct text_stream *s, int32_t id, const struct token_record *record,
                             struct buffer *out);
+/* The bytes behind that name (length 0 for a control token): valid as long as the tokenizer. */
+const char *text_stream_token_bytes(const struct text_stream *s, int32_t id,
+                                    const struct token_record *record, size_t *length);
 
 #endif

@@ -7,7 +7,8 @@
 
 #include "tokenizer/tokenizer.h"
 
-enum { DETOKENIZER_MAX_STOPS = 16, DETOKENIZER_MAX_STOP_BYTES = 256 };
+/* 16 of a client and CHAT_TEMPLATE_MAX_STOPS of a template. */
+enum { DETOKENIZER_MAX_STOPS = 20, DETOKENIZER_MAX_STOP_BYTES = 256 };
 
 struct detokenizer;
 

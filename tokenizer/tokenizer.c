@@ -10,11 +10,12 @@
 #include <unistd.h>
 
 #include "engine/base/json.h"
+#include "tokenizer/folder_config.h"
 #include "tokenizer/model_check.h"
 #include "tokenizer/sentencepiece.h"
 #include "tokenizer/token_text.h"
 
-enum { MAX_CONFIG_BYTES = 16 << 20, MAX_EXPANDED_BYTES = 640 << 20 };
+enum { MAX_EXPANDED_BYTES = 640 << 20 };
 
 /* U+2581, which stands for a space inside pieces. */
 static const char SPACE_SYMBOL[] = "\xe2\x96\x81";
@@ -43,50 +44,6 @@ struct tokenizer {
 };
 
 /* ---- reading the folder ---- */
-
-static enum status path_join(char *out, size_t size, const char *folder, const char *name, struct error *err)
-{
-    int length = snprintf(out, size, "%s/%s", folder, name);
-    if (length < 0 || (size_t)length >= size) {
-        return error_set(err, STATUS_INVALID, "%.200s...: path is too long", folder);
-    }
-    return STATUS_OK;
-}
-
-/* *json: the object in folder/name, NULL when there is no such file. */
-static enum status config_read(cJSON **json, const char *folder, const char *name, struct error *err)
-{
-    char path[PATH_MAX];
-    char *text = NULL;
-    size_t length;
-    struct json_limits limits = {.max_depth = 64, .max_nodes = 1 << 22};
-    *json = NULL;
-    enum status status = path_join(path, sizeof path, folder, name, err);
-    if (status) {
-        return status;
-    }
-    if (access(path, F_OK) != 0) {
-        return errno == ENOENT ? STATUS_OK : error_set(err, STATUS_IO, "%s: %s", path, strerror(errno));
-    }
-    if ((status = file_read(&text, &length, path, MAX_CONFIG_BYTES, err))) {
-        return status;
-    }
-    enum json_fault fault = json_parse(json, text, length, &limits, err);
-    free(text);
-    if (fault) {
-        error_prefix(err, path);
-        if (err) {
-            err->status = fault == JSON_OUT_OF_MEMORY ? STATUS_NO_MEMORY : STATUS_BAD_MODEL;
-        }
-        return fault == JSON_OUT_OF_MEMORY ? STATUS_NO_MEMORY : STATUS_BAD_MODEL;
-    }
-    if (!cJSON_IsObject(*json)) {
-        cJSON_Delete(*json);
-        *json = NULL;
-        return error_set(err, STATUS_BAD_MODEL, "%s: not a JSON object", path);
-    }
-    return STATUS_OK;
-}
 
 /* An id may lie beyond the sentencepiece vocabulary: fine-tuned models add tokens there. */
 static bool id_read(const cJSON *item, int32_t *id)
@@ -139,7 +96,7 @@ static enum status configs_read(struct tokenizer *t, const char *folder, struct 
     cJSON *json;
     enum status status;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if ((status = config_read(&json, folder, names[i], err))) {
+        if ((status = folder_config_read(&json, folder, names[i], err))) {
             return status;
         }
         status = json ? ids_take(t, json, folder, names[i], err) : STATUS_OK;
@@ -148,7 +105,7 @@ static enum status configs_read(struct tokenizer *t, const char *folder, struct 
             return status;
         }
     }
-    if ((status = config_read(&json, folder, "tokenizer_config.json", err))) {
+    if ((status = folder_config_read(&json, folder, "tokenizer_config.json", err))) {
         return status;
     }
     const cJSON *adds_bos = json ? cJSON_GetObjectItemCaseSensitive(json, "add_bos_token") : NULL;
@@ -189,8 +146,8 @@ static enum status model_read(char **bytes, size_t *n_bytes, char *path, size_t 
                               struct error *err)
 {
     char other[PATH_MAX];
-    enum status status = path_join(path, path_size, folder, "tokenizer.model", err);
-    status = status ? status : path_join(other, sizeof other, folder, "tokenizer.json", err);
+    enum status status = folder_path(path, path_size, folder, "tokenizer.model", err);
+    status = status ? status : folder_path(other, sizeof other, folder, "tokenizer.json", err);
     if (status) {
         return status;
     }

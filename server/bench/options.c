@@ -40,12 +40,13 @@ static const struct {
     [FLAG_URL] = {"url", "http://HOST:PORT", "server to load (http://127.0.0.1:8080)"},
     [FLAG_API_KEY] = {"api-key", "KEY", "sent as Authorization: Bearer (environment: ANY4_API_KEY)"},
     [FLAG_MODEL] = {"model", "NAME", "model field of the requests (what /v1/models lists first)"},
-    [FLAG_ENDPOINT] = {"endpoint", "completions", "only completions so far"},
+    [FLAG_ENDPOINT] = {"endpoint", "NAME", "completions or chat (completions)"},
     [FLAG_RATE] = {"rate", "R", "open loop: Poisson arrivals, R requests per second on average"},
     [FLAG_CONCURRENCY] = {"concurrency", "C", "closed loop: C requests in flight (1)"},
     [FLAG_REQUESTS] = {"requests", "N", "stop after N requests (100 without --duration and --replay)"},
     [FLAG_DURATION] = {"duration", "S", "start requests for S seconds, then let them finish"},
-    [FLAG_INPUT_TOKENS] = {"input-tokens", "MEAN[,SPREAD]", "prompt length, uniform in mean +- spread (128)"},
+    [FLAG_INPUT_TOKENS] = {"input-tokens", "MEAN[,SPREAD]",
+                           "prompt length, uniform in mean +- spread (128); of chat: in words"},
     [FLAG_OUTPUT_TOKENS] = {"output-tokens", "MEAN[,SPREAD]", "max_tokens, uniform in mean +- spread (64)"},
     [FLAG_PROMPTS] = {"prompts", "FILE",
                       "a prompt a line: text, \"JSON string\" or {\"prompt\", \"output_tokens\"}"},
@@ -66,7 +67,7 @@ static const struct {
 void bench_options_help(FILE *file)
 {
     fputs("usage: any4 bench serve [flags]\n"
-          "Loads a server with streamed completions and reports latencies and rates.\n\n",
+          "Loads a server with streamed answers and reports latencies and rates.\n\n",
           file);
     for (int32_t i = 0; i < N_FLAGS; i++) {
         char left[64];
@@ -208,7 +209,8 @@ static const char *apply(struct bench_options *o, enum flag_id id, const char *v
         o->model = value;
         return NULL;
     case FLAG_ENDPOINT:
-        return strcmp(value, "completions") == 0 ? NULL : "completions (chat is not supported yet)";
+        o->chat = strcmp(value, "chat") == 0;
+        return o->chat || strcmp(value, "completions") == 0 ? NULL : "completions or chat";
     case FLAG_RATE:
         return parse_double(value, 1e-6, 1e6, &o->rate) ? NULL : "requests per second, 0.000001..1000000";
     case FLAG_CONCURRENCY:

@@ -28,6 +28,7 @@ struct bench_options {
     uint64_t seed;
     double temperature;
     bool ignore_eos;
+    bool chat; /* /v1/chat/completions instead of /v1/completions */
     struct slo slo;
     bool json, help;
     double timeout_s; /* 0: none */

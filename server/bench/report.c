@@ -90,6 +90,7 @@ static void put_settings(const struct bench_result *r, const struct bench_option
     buffer_printf(out, "http://%s%s%s:%s, model ", o->ipv6_literal ? "[" : "", o->host,
                   o->ipv6_literal ? "]" : "", o->port);
     put_printable(out, r->model ? r->model : "not named");
+    buffer_text(out, o->chat ? ", chat" : "");
     if (o->replay_path) {
         buffer_text(out, ", replay");
     } else if (o->rate > 0) {
@@ -215,6 +216,8 @@ static void json_settings(const struct bench_result *r, const struct bench_optio
                   o->ipv6_literal ? "]" : "", o->port);
     key(out, "model");
     buffer_json_text(out, r->model);
+    key(out, "endpoint");
+    buffer_json_text(out, o->chat ? "chat" : "completions");
     key(out, "mode");
     buffer_json_text(out, o->replay_path ? "replay" : o->rate > 0 ? "open" : "closed");
     key(out, "rate");

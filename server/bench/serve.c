@@ -127,7 +127,9 @@ static bool read_chunk(struct flight *f, int64_t now_ns, const cJSON *chunk)
         f->first_chunk_ns = now_ns;
     }
     f->finished = f->finished || cJSON_IsString(cJSON_GetObjectItemCaseSensitive(choice, "finish_reason"));
-    const cJSON *text = cJSON_GetObjectItemCaseSensitive(choice, "text");
+    const cJSON *delta = cJSON_GetObjectItemCaseSensitive(choice, "delta"); /* of chat */
+    const cJSON *text = delta ? cJSON_GetObjectItemCaseSensitive(delta, "content")
+                              : cJSON_GetObjectItemCaseSensitive(choice, "text");
     return !cJSON_IsString(text) || !*text->valuestring || text_arrived(f, now_ns);
 }
 

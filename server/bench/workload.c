@@ -188,6 +188,9 @@ static enum status read_items(struct workload *w, const char *path, bool replay,
         struct workload_item *item = &w->items[w->n_items++];
         *item = (struct workload_item){0};
         status = read_item(item, path, line_number, line, length, replay, err);
+        if (!status && w->options->chat && item->prompt && *item->prompt == '[') {
+            status = line_error(err, path, line_number, "a message of chat is a text, not token ids");
+        }
         if (!status && replay && w->n_items > 1 && item->at_s < item[-1].at_s) {
             status =
                 line_error(err, path, line_number, "\"at\" goes back: the lines must be in order of time");
@@ -346,6 +349,20 @@ static void write_random_ids(struct buffer *body, uint64_t *rng, int32_t n_ids, 
     buffer_text(body, "]");
 }
 
+/* A message of n_words words, each a token or two with most vocabularies: chat takes no token ids. */
+static void write_random_words(struct buffer *body, uint64_t *rng, int32_t n_words)
+{
+    static const char *const words[] = {"the", "and", "one", "day",  "she", "was",  "very", "big",
+                                        "dog", "cat", "sun", "said", "to",  "with", "in",   "a"};
+    enum { N_WORDS = sizeof words / sizeof *words };
+    buffer_text(body, "\"");
+    for (int32_t i = 0; i < n_words; i++) {
+        buffer_text(body, i ? " " : "");
+        buffer_text(body, words[rng_between(rng, 0, N_WORDS - 1)]);
+    }
+    buffer_text(body, "\"");
+}
+
 void workload_write(const struct workload *w, int64_t index, bool warmup, struct buffer *out)
 {
     const struct bench_options *o = w->options;
@@ -360,13 +377,16 @@ void workload_write(const struct workload *w, int64_t index, bool warmup, struct
         buffer_json_text(&body, w->model);
         buffer_text(&body, ",");
     }
-    buffer_text(&body, "\"prompt\":");
+    buffer_text(&body, o->chat ? "\"messages\":[{\"role\":\"user\",\"content\":" : "\"prompt\":");
     if (item && item->prompt) {
         buffer_text(&body, item->prompt);
+    } else if (o->chat) {
+        write_random_words(&body, &rng, input);
     } else {
         write_random_ids(&body, &rng, input, w->vocab);
     }
-    buffer_printf(&body, ",\"max_tokens\":%d,\"temperature\":%.9g", (int)output, o->temperature);
+    buffer_printf(&body, "%s,\"max_tokens\":%d,\"temperature\":%.9g", o->chat ? "}]" : "", (int)output,
+                  o->temperature);
     if (o->temperature > 0) {
         buffer_printf(&body, ",\"seed\":%llu", (unsigned long long)(rng_next(&rng) >> 33));
     }
@@ -374,7 +394,7 @@ void workload_write(const struct workload *w, int64_t index, bool warmup, struct
         buffer_text(&body, ",\"ignore_eos\":true");
     }
     buffer_text(&body, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
-    write_head(o, "POST", "/v1/completions", out);
+    write_head(o, "POST", o->chat ? "/v1/chat/completions" : "/v1/completions", out);
     buffer_printf(out, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n", body.length);
     buffer_append(out, body.data, body.length);
     out->failed = out->failed || body.failed;

@@ -124,6 +124,17 @@ class BenchServe(unittest.TestCase):
             self.assertEqual(result["completion_tokens"], 50)
             self.assertGreaterEqual(result["window_s"], 0.45)
 
+    def test_chat(self):
+        with Server() as server, tempfile.TemporaryDirectory() as folder:
+            result = bench(server.url, "--endpoint", "chat", "--requests", "20", "--concurrency", "4", *LENGTHS)
+            self.assertEqual(result["requests"]["succeeded"], 20, result["errors"])
+            self.assertEqual(result["requests"]["without_usage"], 0)
+            self.assertEqual(result["ttft_ms"]["n"], 20)
+            ids = os.path.join(folder, "ids")
+            with open(ids, "w") as file:
+                file.write('{"prompt": [5, 6, 7]}\n')
+            self.assertIn("line 1", bench(server.url, "--endpoint", "chat", "--prompts", ids, code=2))
+
     def test_exit_codes(self):
         with Server("--api-key", "key") as server:
             self.assertIn("401", bench(server.url, "--requests", "1", code=1))

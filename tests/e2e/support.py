@@ -30,15 +30,32 @@ def fits(condition, *what):
         raise AssertionError(' '.join(str(w) for w in what))
 
 
+def demo_folder(into=None, chat_template=None):
+    """The demo model; with into (an empty folder) a copy that has this chat template, or none."""
+    source = os.path.abspath(os.path.join(os.environ.get('ANY4_SOURCE_ROOT', '.'), 'configs', 'demo-model'))
+    if not os.path.exists(os.path.join(source, 'config.json')):
+        print('*** SKIPPED: no demo model in', source, '***', file=sys.stderr)
+        sys.exit(77)
+    if into is None:
+        return source
+    for name in os.listdir(source):
+        if name != 'tokenizer_config.json':
+            os.symlink(os.path.join(source, name), os.path.join(into, name))
+    config = json.load(open(os.path.join(source, 'tokenizer_config.json')))
+    config['chat_template'] = chat_template
+    json.dump(config, open(os.path.join(into, 'tokenizer_config.json'), 'w'))
+    return into
+
+
 class Server:
     """One `any4 serve`; flags are further arguments."""
 
-    def __init__(self, *flags, quant='none'):
+    def __init__(self, *flags, quant='none', model=None):
         self.folder = tempfile.mkdtemp(prefix='any4-e2e-')
         port_file = os.path.join(self.folder, 'port')
         self.log = open(os.path.join(self.folder, 'log'), 'w+')
         self.process = subprocess.Popen(
-            [os.environ['TEST_ANY4'], 'serve', model_folder(), '--port', '0', '--port-file', port_file, '--quant', quant,
+            [os.environ['TEST_ANY4'], 'serve', model or model_folder(), '--port', '0', '--port-file', port_file, '--quant', quant,
              *flags], stderr=self.log)
         deadline = time.monotonic() + 120
         while not os.path.exists(port_file):
@@ -70,9 +87,9 @@ class Server:
         fits(status == 200, status, data)
         return json.loads(data)
 
-    def stream(self, **fields):
+    def stream(self, path='/v1/completions', **fields):
         """All chunks of a stream."""
-        status, headers, data = self.ask('POST', '/v1/completions', dict(fields, stream=True))
+        status, headers, data = self.ask('POST', path, dict(fields, stream=True))
         fits(status == 200, status, data)
         fits(headers['Content-Type'] == 'text/event-stream; charset=utf-8', headers)
         fits(b'\r' not in data and data.endswith(b'data: [DONE]\n\n'), data[-200:])

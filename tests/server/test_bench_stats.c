@@ -295,7 +295,7 @@ Test(bench_stats, flags)
         {"--input-tokens 5,5", "--input-tokens"},
         {"--input-tokens 5,", "--input-tokens"},
         {"--input-tokens ,5", "--input-tokens"},
-        {"--endpoint chat", "--endpoint"},
+        {"--endpoint embeddings", "--endpoint"},
         {"--slo x", "--slo"},
         {"--replay f --rate 1", "--rate"},
         {"--prompts f --input-tokens 5", "--input-tokens"},
@@ -336,6 +336,30 @@ static const char *body_of(struct buffer *b)
     size_t announced = strtoul(strstr(b->data, "Content-Length: ") + 16, NULL, 10);
     cr_assert_eq(announced, strlen(head_end + 4));
     return head_end + 4;
+}
+
+Test(bench_stats, a_chat_request_is_a_message_of_words)
+{
+    struct bench_options o;
+    struct workload w;
+    struct buffer a = {0};
+    cr_assert_eq(parse(&o, NULL, "--endpoint chat --input-tokens 20 --output-tokens 8 --requests 5"),
+                 STATUS_OK);
+    cr_assert_eq(workload_open(&w, &o, NULL, 0, NULL), STATUS_OK);
+    workload_write(&w, 0, false, &a);
+    cr_assert(strncmp(buffer_string(&a), "POST /v1/chat/completions ", 26) == 0);
+    cJSON *json = cJSON_Parse(body_of(&a));
+    const cJSON *message = cJSON_GetArrayItem(cJSON_GetObjectItem(json, "messages"), 0);
+    cr_assert_str_eq(cJSON_GetObjectItem(message, "role")->valuestring, "user");
+    int n_words = 1;
+    for (const char *c = cJSON_GetObjectItem(message, "content")->valuestring; *c; c++) {
+        n_words += *c == ' ';
+    }
+    cr_assert_eq(n_words, 20);
+    cr_assert_null(cJSON_GetObjectItem(json, "prompt"));
+    cJSON_Delete(json);
+    buffer_finish(&a);
+    workload_close(&w);
 }
 
 Test(bench_stats, a_request_is_the_seeds_and_its_numbers)

@@ -33,7 +33,7 @@ Test(http, routes)
     expect(&rig, "GET", "/v1%2fmodels", "", NULL, 404, "unknown_url");
     expect(&rig, "GET", "//health", "", NULL, 404, "unknown_url");
     expect(&rig, "GET", "/../etc/passwd", "", NULL, 404, "unknown_url");
-    expect(&rig, "POST", "/v1/chat/completions", "", "{}", 404, "unknown_url");
+    expect(&rig, "POST", "/v1/chat/completions", "", "{}", 400, "missing_field");
     expect(&rig, "GET", "/v1/completions", "", NULL, 405, "Allow: POST, OPTIONS");
     expect(&rig, "DELETE", "/health", "", NULL, 405, "Allow: GET, HEAD, OPTIONS");
     expect(&rig, "OPTIONS", "/v1/completions", "", NULL, 204, "Allow: POST, OPTIONS");
