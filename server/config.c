@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/base/json.h"
+#include "engine/base/log.h"
 
 extern char **environ;
 
@@ -111,6 +112,11 @@ static enum status unknown_key(const struct config *config, const char *name, en
     }
     const char *near = nearest_name(name, names, n);
     key_spelling(spelling, sizeof spelling, name, origin);
+    if (!near && origin == ORIGIN_ENVIRONMENT) {
+        /* Orchestrators put variables of their own there, such as ANY4_SERVICE_HOST for a service called any4. */
+        log_warning("environment variable %s is no setting of any4: left out", spelling);
+        return STATUS_OK;
+    }
     if (!near) {
         return error_set(err, STATUS_INVALID, "%s is unknown (see --help)", spelling);
     }

@@ -2,15 +2,15 @@
 # Proves that nothing is taken for granted: makes a bare Debian root with debootstrap, clones this repository into it, and runs
 # ./serve.sh to its first completion and ./test.sh there. Needs root, debootstrap and the network; no container engine.
 #   tests/container/bare_root.sh [WORK_FOLDER] [MIRROR]     default: a new folder under /var/tmp
-# ANY4_BARE_ROOT=DIR takes a copy of an existing bare root instead of bootstrapping one.
+# BARE_ROOT=DIR takes a copy of an existing bare root instead of bootstrapping one.
 set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)
 work=${1:-$(mktemp -d /var/tmp/any4-bare.XXXXXX)}
 mirror=${2:-http://deb.debian.org/debian}
 root=$work/root
 mkdir -p "$work"
-if [ -n "${ANY4_BARE_ROOT:-}" ]; then
-    cp -a "$ANY4_BARE_ROOT" "$root"
+if [ -n "${BARE_ROOT:-}" ]; then
+    cp -a "$BARE_ROOT" "$root"
 else
     debootstrap --variant=minbase bookworm "$root" "$mirror" >"$work/debootstrap.log"
 fi
@@ -47,7 +47,7 @@ END
 begin=$(date +%s)
 chroot "$root" /bin/sh -c 'cd /src/any4 && exec ./serve.sh --port 18080' >"$work/serve.log" 2>&1 &
 server=$!
-while ! chroot "$root" /bin/sh -c 'command -v python3' >/dev/null; do
+while [ ! -e "$root/src/any4/build/build.ninja" ]; do
     sleep 1
     kill -0 $server || { cat "$work/serve.log"; exit 1; }
 done

@@ -1,14 +1,14 @@
 #!/bin/sh
 # Builds the Dockerfile for real with buildah, without a container engine, and tries the image as it would be deployed: as a
-# user that nobody foresaw, on a read-only root. Needs root, buildah, debootstrap (or ANY4_BARE_ROOT=DIR) and the network.
+# user that nobody foresaw, on a read-only root. Needs root, buildah, debootstrap (or BARE_ROOT=DIR) and the network.
 #   tests/container/image.sh [WORK_FOLDER]
 set -eu
 here=$(cd "$(dirname "$0")/../.." && pwd)
 work=${1:-$(mktemp -d /var/tmp/any4-image.XXXXXX)}
 mkdir -p "$work/storage" "$work/run" "$work/source"
 b="buildah --root $work/storage --runroot $work/run --storage-driver vfs"
-if [ -n "${ANY4_BARE_ROOT:-}" ]; then
-    bare=$ANY4_BARE_ROOT
+if [ -n "${BARE_ROOT:-}" ]; then
+    bare=$BARE_ROOT
 else
     bare=$work/bare
     [ -d "$bare" ] || debootstrap --variant=minbase bookworm "$bare" http://deb.debian.org/debian >"$work/debootstrap.log"
