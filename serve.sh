@@ -6,20 +6,33 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/scripts/deps.sh"
 
-case "${1:-}" in
-"" | -*) model="$here/configs/demo-model" ;;
-*)
-    if [ ! -d "$1" ]; then
-        echo "any4: $1 is no folder" >&2
-        exit 3
-    fi
-    model=$(cd "$1" && pwd)
+# The folder may stand first, or last behind the flags.
+model=""
+if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+    model=$1
     shift
-    ;;
-esac
+else
+    for last in "$@"; do :; done
+    if [ $# -gt 0 ] && [ -d "$last" ]; then
+        model=$last
+        count=$(($# - 1))
+        for argument in "$@"; do # all but the last go round once
+            shift
+            [ $count -gt 0 ] && set -- "$@" "$argument"
+            count=$((count - 1))
+        done
+    fi
+fi
+if [ -z "$model" ]; then
+    model="$here/configs/demo-model"
+elif [ ! -d "$model" ]; then
+    echo "any4: $model is no folder" >&2
+    exit 3
+fi
+model=$(cd "$model" && pwd)
 
 install_packages $packages_build
 cd "$here"
-echo "any4: building (a minute the first time)" >&2
+[ -x build/server/any4 ] || echo "any4: building (a minute the first time)" >&2
 build_in build server/any4 --buildtype=release -Dtests=disabled
 exec ./build/server/any4 serve "$model" "$@"

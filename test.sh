@@ -8,8 +8,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 install_packages $packages_build $packages_test
 cd "$here"
+echo "any4: building" >&2
 build_in build-test all -Dtests=enabled
 status=0
+rm -f build-test/meson-logs/testlog.json
 meson test -C build-test --no-rebuild --print-errorlogs --no-suite long "$@" || status=$?
-python3 scripts/summary.py build-test/meson-logs/testlog.json
+python3 scripts/summary.py build-test/meson-logs/testlog.json || status=1
 exit $status

@@ -271,7 +271,8 @@ static void fill_info(struct engine *e, const struct engine_plan *plan)
 {
     struct engine_info *info = &e->info;
     double error_sum = 0;
-    int64_t n_quantized = 0;
+    int64_t n_quantized = 0, stored_weights = 0;
+    double stored_bits = 0;
     info->config = e->model->config;
     info->max_model_len = plan->max_model_len;
     info->n_params = e->model->n_params;
@@ -288,6 +289,8 @@ static void fill_info(struct engine *e, const struct engine_plan *plan)
     for (int64_t i = 0; i < e->model->n_linears; i++) {
         const struct linear *linear = &e->model->linears[i];
         if (!linear->quantize) {
+            stored_weights += linear->source->n_elements;
+            stored_bits += 8.0 * (double)linear->source->n_bytes;
             continue;
         }
         double error = linear->stats.weight_energy > 0

@@ -68,8 +68,8 @@ struct generate_params {
     const int32_t *bias_ids; /* n_bias pairs, copied */
     const float *bias_values;
     int32_t n_bias;
-    int32_t priority;    /* lower first */
-    bool admitted;       /* goes on with work that the queue took before: not refused because it is full now */
+    int32_t priority; /* lower first */
+    bool admitted;    /* goes on with work that the queue took before: not refused because it is full now */
     int64_t deadline_ms; /* monotonic clock, 0: none */
 };
 void generate_params_init(struct generate_params *params); /* the API's defaults, max_tokens 16, seed 0 */
@@ -153,7 +153,8 @@ struct engine_info {
     enum kv_type kv_type;
     const char *kernels;
     int32_t n_threads;
-    double bits_per_weight; /* of the quantized linears: codes, scales, zeros, tables, padding */
+    double bits_per_weight; /* of the quantized linears: codes, scales, zeros, tables, padding; of all as
+                             * stored when none is quantized */
     int64_t code_bits, table_bits, quantized_weights;
     double quant_error_mean, quant_error_max; /* relative, per tensor */
     double load_seconds, quantize_seconds;
@@ -178,6 +179,7 @@ struct engine_plan {
     size_t total_bytes;     /* weights, KV cache, step */
     double bits_per_weight; /* of the quantized linears */
     bool fits;
+    char reason[512]; /* why it does not fit, in words; empty when it does */
 };
 enum status engine_plan(struct engine_plan *out, const struct engine_options *options, struct error *err);
 

@@ -12,7 +12,7 @@
 #include "engine/loader.h"
 
 /* Logits of a step are kept small beside the model: 64 MiB, but never fewer rows than sequences. */
-enum { LOGITS_BYTES = 64 << 20, LOAD_SCRATCH_BYTES = 64 << 20 };
+enum { LOGITS_BYTES = 64 << 20, LOAD_SCRATCH_BYTES = 8 << 20 };
 
 enum kv_type memory_plan_kv_type(const struct engine_options *options)
 {
@@ -76,7 +76,50 @@ static size_t memory_available(void)
     return available / 10 * 9;
 }
 
-#define MIB(bytes) ((double)(bytes) / (1024.0 * 1024.0))
+/* "12.3 MiB": text for one message, in a buffer of the caller's. */
+static const char *human(char text[32], size_t bytes)
+{
+    double value = (double)bytes;
+    const char *unit = "bytes";
+    if (value >= 1024.0 * 1024 * 1024) {
+        value /= 1024.0 * 1024 * 1024;
+        unit = "GiB";
+    } else if (value >= 1024.0 * 1024) {
+        value /= 1024.0 * 1024;
+        unit = "MiB";
+    } else if (value >= 1024.0) {
+        value /= 1024.0;
+        unit = "KiB";
+    }
+    snprintf(text, 32, bytes < 1024 ? "%.0f %s" : "%.1f %s", value, unit);
+    return text;
+}
+
+/* Why a plan does not fit, in words and numbers; context_bytes is the KV cache of one whole context. */
+static void explain(struct engine_plan *p, size_t context_bytes)
+{
+    char limit[32], weights[32], kept[32], step[32], kv[32], peak[32], tensor[32];
+    human(limit, p->memory_limit);
+    human(kept, p->kept_bytes);
+    if (p->peak_load_bytes > p->memory_limit) {
+        snprintf(p->reason, sizeof p->reason,
+                 "loading takes %s at its peak (quantized weights %s, weights kept as stored %s, the largest "
+                 "tensor %s "
+                 "while it is quantized); the limit is %s",
+                 human(peak, p->peak_load_bytes), human(weights, p->quantized_bytes), kept,
+                 human(tensor, p->largest_tensor_bytes), limit);
+    } else {
+        snprintf(p->reason, sizeof p->reason,
+                 "weights take %s, the buffers of a step %s, and the KV cache of one context of %d tokens "
+                 "%s; the limit "
+                 "is %s%s",
+                 human(weights, p->quantized_bytes + p->kept_bytes), human(step, p->step_bytes),
+                 p->max_model_len, human(kv, context_bytes), limit,
+                 p->kv_bytes < context_bytes
+                     ? " (max_model_len, max_memory or kv_cache_tokens can change that)"
+                     : "");
+    }
+}
 
 enum status memory_plan(struct engine_plan *out, const struct model *model,
                         const struct engine_options *options, struct error *err)
@@ -98,10 +141,15 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
                          options->max_model_len, config->max_positions);
     }
     loader_plan(model, &options->quant, &out->quantized_bytes, &out->kept_bytes);
+    int64_t n_stored = 0, stored_bytes = 0;
     for (int64_t i = 0; i < model->n_linears; i++) {
-        n_quantized += model->linears[i].quantize ? model->linears[i].source->n_elements : 0;
+        const struct linear *linear = &model->linears[i];
+        n_quantized += linear->quantize ? linear->source->n_elements : 0;
+        n_stored += linear->source->n_elements;
+        stored_bytes += (int64_t)linear->source->n_bytes;
     }
-    out->bits_per_weight = n_quantized ? 8.0 * (double)out->quantized_bytes / (double)n_quantized : 0;
+    out->bits_per_weight = n_quantized ? 8.0 * (double)out->quantized_bytes / (double)n_quantized
+                                       : 8.0 * (double)stored_bytes / (double)n_stored;
     /* While one tensor is quantized its pages and scratch are resident beside everything that is done. */
     out->peak_load_bytes =
         out->quantized_bytes + out->kept_bytes + 2 * out->largest_tensor_bytes + LOAD_SCRATCH_BYTES;
@@ -119,27 +167,20 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
     }
     n_blocks = n_blocks < n_fitting ? n_blocks : n_fitting;
     n_blocks = n_blocks < INT32_MAX / KV_BLOCK_TOKENS ? n_blocks : INT32_MAX / KV_BLOCK_TOKENS;
-    out->fits = n_blocks >= blocks_per_sequence;
-    if (!out->fits && !options->max_model_len && n_blocks >= 1) {
+    bool loads = out->peak_load_bytes <= out->memory_limit;
+    if (loads && n_blocks < blocks_per_sequence && !options->max_model_len && n_blocks >= 1) {
+        blocks_per_sequence = n_blocks;
         out->max_model_len = (int32_t)(n_blocks * KV_BLOCK_TOKENS);
-        out->fits = true;
-        log_warning("memory for %d tokens of KV cache only: max_model_len is cut from %d to %d",
+        log_warning("room for %d tokens of KV cache only: max_model_len is cut from %d to %d",
                     out->max_model_len, config->max_positions, out->max_model_len);
     }
+    out->fits = loads && n_blocks >= blocks_per_sequence;
     out->kv_tokens = n_blocks * KV_BLOCK_TOKENS;
     out->kv_bytes = (size_t)(n_blocks * block_bytes);
     out->total_bytes = fixed + out->kv_bytes;
-    if (out->fits && out->peak_load_bytes > out->memory_limit) {
-        out->fits = false;
-    }
     if (!out->fits) {
-        return error_set(
-            err, STATUS_NO_MEMORY,
-            "%s does not fit: weights %.1f MiB, step %.1f MiB, KV cache %.1f MiB for one context of "
-            "%d tokens, peak while loading %.1f MiB; the limit is %.1f MiB",
-            options->model_dir, MIB(out->quantized_bytes + out->kept_bytes), MIB(out->step_bytes),
-            MIB((size_t)(blocks_per_sequence * block_bytes)), out->max_model_len, MIB(out->peak_load_bytes),
-            MIB(out->memory_limit));
+        explain(out, (size_t)(blocks_per_sequence * block_bytes));
+        return error_set(err, STATUS_NO_MEMORY, "%s does not fit: %s", options->model_dir, out->reason);
     }
     return STATUS_OK;
 }

@@ -233,12 +233,34 @@ static enum status check_no_strangers(struct binder *b, struct error *err)
     return STATUS_OK;
 }
 
+/* A pattern that matches nothing is a slip of the hand, and would quantize what was to be kept. */
+static enum status check_skips(const struct binder *b, struct error *err)
+{
+    for (int32_t i = 0; i < b->options->n_quant_skip; i++) {
+        bool used = false;
+        for (int64_t n = 0; n < b->model->n_linears && !used; n++) {
+            used = fnmatch(b->options->quant_skip[i], b->model->linears[n].name, 0) == 0;
+        }
+        if (!used) {
+            return error_set(err, STATUS_INVALID,
+                             "quant_skip: \"%s\" matches no linear layer (they are called like %s)",
+                             b->options->quant_skip[i], b->model->linears[0].name);
+        }
+    }
+    return STATUS_OK;
+}
+
 enum status model_bind(struct model **out, const struct engine_options *options, struct error *err)
 {
     enum status status;
     struct binder b = {.options = options};
     struct model *model = calloc(1, sizeof *model);
     *out = NULL;
+    if (options->quant.method == QUANT_NONE && options->quant.group_size) {
+        free(model);
+        return error_set(err, STATUS_INVALID, "group_size %d: quant none has no groups",
+                         options->quant.group_size);
+    }
     if (!model) {
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", options->model_dir);
     }
@@ -294,7 +316,7 @@ enum status model_bind(struct model **out, const struct engine_options *options,
     if ((status = bind_norm(&b, n_norms - 1, err, "model.norm.weight")) || (status = bind_head(&b, err))) {
         goto cleanup;
     }
-    if ((status = check_no_strangers(&b, err))) {
+    if ((status = check_no_strangers(&b, err)) || (status = check_skips(&b, err))) {
         goto cleanup;
     }
     for (int64_t i = 0; i < safetensors_n_tensors(model->tensors); i++) {

@@ -245,6 +245,10 @@ Test(engine, does_not_fit)
     options.max_memory = 1 << 20;
     cr_assert_eq(engine_open(&engine, &options, &err), STATUS_NO_MEMORY);
     cr_assert(strstr(err.message, "limit is 1.0 MiB"), "%s", err.message);
+    options.quant_skip[options.n_quant_skip++] = "lm_haed";
+    cr_assert_eq(engine_open(&engine, &options, &err), STATUS_INVALID);
+    cr_assert(strstr(err.message, "lm_haed"), "%s", err.message);
+    options.n_quant_skip = 0;
     options.max_memory = 0;
     options.max_model_len = 257;
     cr_assert_eq(engine_open(&engine, &options, &err), STATUS_INVALID);
