@@ -177,7 +177,7 @@ struct engine_plan {
     int32_t max_model_len;  /* after the memory plan */
     size_t memory_limit;    /* --max-memory or what the machine has available */
     size_t total_bytes;     /* weights, KV cache, step */
-    double bits_per_weight; /* of the quantized linears */
+    double bits_per_weight; /* of the quantized linears, or of all as stored when none is */
     bool fits;
     char reason[512]; /* why it does not fit, in words; empty when it does */
 };

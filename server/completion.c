@@ -49,8 +49,9 @@ static enum api_code submit_more(struct completion *c, struct api_error *error)
         struct error why = {0};
         params.seed += (uint64_t)(c->n_submitted % c->request.best_of);
         params.deadline_ms = c->deadline_ms;
-        /* A request that was taken in is never turned away in its middle: when none of its sequences is left in the
-         * engine to wait for, the next one goes in beyond the queue's bound. That is at most one per request. */
+        /* A request that was taken in is never turned away in its middle: when none of its sequences is left
+         * in the engine to wait for, the next one goes in beyond the queue's bound. That is at most one per
+         * request. */
         params.admitted = c->n_submitted && c->n_submitted == c->n_finished;
         enum status status = engine_submit(c->engine, &params, prompt->ids, prompt->n_ids, c->notify,
                                            c->context, &choice->handle, &why);

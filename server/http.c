@@ -292,7 +292,11 @@ static ssize_t on_read(void *context, uint64_t position, char *out, size_t max)
     (void)position;
     for (;;) {
         if (atomic_load(&x->gone)) {
-            return MHD_CONTENT_READER_END_WITH_ERROR;
+            /* Not END_WITH_ERROR: libmicrohttpd 0.9.75 then closes the connection in its books, but keeps
+             * socket and slot until something else wakes that thread. A write that fails is cleaned up at
+             * once. */
+            shutdown(x->fd, SHUT_RDWR);
+            return MHD_CONTENT_READER_END_OF_STREAM;
         }
         if (x->stream.failed) {
             return MHD_CONTENT_READER_END_WITH_ERROR;

@@ -45,8 +45,8 @@ struct server {
 enum status server_init(struct server *s, const struct config *config, struct error *err);
 void server_finish(struct server *s); /* frees lists and keys, not the model */
 
-/* Opens s->http with the limits of the configuration: from here on health is answered, and requests as soon as a
- * model is published. */
+/* Opens s->http with the limits of the configuration: from here on health is answered, and requests as soon
+ * as a model is published. */
 enum status server_listen(struct server *s, struct error *err);
 
 /* Makes a loaded model available to requests. Both are borrowed. */

@@ -15,7 +15,7 @@
 #include "server/api_error.h"
 #include "server/clock.h"
 
-enum { TICK_MS = 100, MAX_EVENTS = 64 };
+enum { TICK_MS = 100, MAX_EVENTS = 64, TICKS_PER_PEEK = 5 };
 
 struct watcher {
     pthread_t thread;
@@ -26,6 +26,7 @@ struct watcher {
     struct exchange *exchanges;
     int32_t n_exchanges;
     uint64_t last_serial;
+    int32_t n_ticks;
     bool stop;
 };
 
@@ -55,14 +56,29 @@ static void cut_peer(struct peer *peer, int phase)
     shutdown(peer->fd, SHUT_RDWR);
 }
 
+/* libmicrohttpd 0.9.75 does not see an end that arrives together with the last bytes: its epoll set is
+ * edge-triggered, and after a read that was not full it waits for an edge that has passed. Such a connection
+ * would stay until a timeout. A shutdown makes an edge of its own. While a reply is due the exchange's own
+ * watch does this. */
+static void see_lost_end(struct peer *peer, int phase)
+{
+    char byte;
+    if (phase != PEER_REPLY && phase != PEER_CUT && recv(peer->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+        shutdown(peer->fd, SHUT_RDWR);
+    }
+}
+
 static void look_around(struct watcher *w)
 {
     int64_t now = clock_now_ns();
+    bool peek = ++w->n_ticks % TICKS_PER_PEEK == 0;
     for (struct peer *peer = w->peers; peer; peer = peer->next) {
         int phase = atomic_load(&peer->phase);
         int64_t limit = phase == PEER_HEADERS ? w->header_ns : phase == PEER_BODY ? w->body_ns : INT64_MAX;
         if (now - atomic_load(&peer->since_ns) > limit) {
             cut_peer(peer, phase);
+        } else if (peek) {
+            see_lost_end(peer, phase);
         }
     }
     for (struct exchange *x = w->exchanges; x; x = x->next) {

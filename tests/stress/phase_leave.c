@@ -91,13 +91,14 @@ static void leave(struct leaving *l, struct client *client, enum manner manner, 
             return;
         }
         if (now - begin > 3000000000) {
-            complain("b: a client that left (manner %d) is not gone after 3 s: %d of its %d sequences cancelled; "
-                     "%d connections, %d exchanges, left while sending %d, waiting %d, streaming %d",
-                     (int)manner, (int)(stats.finished[FINISH_CANCELLED] - cancelled), (int)n,
-                     (int)http_n_connections(l->rig->server.http), (int)http_n_exchanges(l->rig->server.http),
-                     (int)atomic_load(&metrics->disconnects[PHASE_BODY]),
-                     (int)atomic_load(&metrics->disconnects[PHASE_WAITING]),
-                     (int)atomic_load(&metrics->disconnects[PHASE_STREAM]));
+            complain(
+                "b: a client that left (manner %d) is not gone after 3 s: %d of its %d sequences cancelled; "
+                "%d connections, %d exchanges, left while sending %d, waiting %d, streaming %d",
+                (int)manner, (int)(stats.finished[FINISH_CANCELLED] - cancelled), (int)n,
+                (int)http_n_connections(l->rig->server.http), (int)http_n_exchanges(l->rig->server.http),
+                (int)atomic_load(&metrics->disconnects[PHASE_BODY]),
+                (int)atomic_load(&metrics->disconnects[PHASE_WAITING]),
+                (int)atomic_load(&metrics->disconnects[PHASE_STREAM]));
             return;
         }
         usleep(100);
