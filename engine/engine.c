@@ -73,7 +73,8 @@ static void finish(struct engine *e, struct request *r, enum finish_reason reaso
         int64_t gap = now - e->last_finish_ns, smoothed = e->counters.drain_ns;
         atomic_store(&e->counters.drain_ns, smoothed ? smoothed + (gap - smoothed) / 8 : gap);
     }
-    e->last_finish_ns = now;
+    e->last_finish_ns =
+        e->scheduler.n_running || e->scheduler.n_waiting ? now : 0; /* idle time is no drain time */
     atomic_fetch_add(&e->counters.finished[reason], 1);
     atomic_fetch_sub(&e->counters.live, 1);
 }
@@ -81,8 +82,9 @@ static void finish(struct engine *e, struct request *r, enum finish_reason reaso
 /* Cancelled and overdue sequences leave before the step is built. */
 static void sweep_one(struct engine *e, struct request *r, int64_t now_ms)
 {
-    if (atomic_load_explicit(&r->cancelled, memory_order_relaxed)) {
-        finish(e, r, FINISH_CANCELLED, -1);
+    enum finish_reason reason = (enum finish_reason)atomic_load_explicit(&r->cancelled, memory_order_relaxed);
+    if (reason != FINISH_NONE) {
+        finish(e, r, reason, -1);
     } else if (r->params.deadline_ms && now_ms >= r->params.deadline_ms) {
         finish(e, r, FINISH_TIMEOUT, -1);
     }
@@ -126,9 +128,11 @@ static void sample_row(struct engine *e, struct sampler *sampler, const float *l
         event = row->position;
     }
     e->drawn[index] = token;
-    if (r->n_logprobs) {
+    if (token >= 0 && r->n_logprobs) {
         struct token_logprob *slot = request_logprob_slot(r, event);
-        sampler_logprobs(sampler, logits, token, slot, slot + 1, r->n_logprobs - 1);
+        if (!sampler_logprobs(sampler, logits, token, slot, slot + 1, r->n_logprobs - 1)) {
+            e->drawn[index] = -1;
+        }
     }
 }
 
@@ -173,7 +177,9 @@ static void commit(struct engine *e)
     const struct batch *b = &e->scheduler.batch;
     for (int32_t i = 0; i < b->n_logits; i++) {
         struct logit_row row = e->scheduler.logit_rows[i];
-        if (row.is_draw) {
+        if (e->drawn[i] < 0 || row.request->failed) { /* nothing behind the first unusable row is published */
+            row.request->failed = true;
+        } else if (row.is_draw) {
             commit_draw(e, row.request, e->drawn[i]);
         } else {
             row.request->n_scored = row.position + 1;
@@ -183,7 +189,10 @@ static void commit(struct engine *e)
     /* Sequences that only score end when their last scored position is computed. */
     for (int32_t i = e->scheduler.n_running - 1; i >= 0; i--) {
         struct request *r = e->scheduler.running[i];
-        if (r->params.max_tokens == 0 && r->n_computed >= r->n_tokens - 1) {
+        if (r->failed) {
+            log_error("a sequence of %d tokens ends: the model's logits are NaN or infinite", r->n_tokens);
+            finish(e, r, FINISH_ERROR, -1);
+        } else if (r->params.max_tokens == 0 && r->n_computed >= r->n_tokens - 1) {
             finish(e, r, FINISH_LENGTH, -1);
         } else {
             request_flush(r);
@@ -199,7 +208,7 @@ static void publish_counters(struct engine *e)
     atomic_store(&e->counters.running, s->n_running);
     atomic_store(&e->counters.kv_tokens_used, (int64_t)(e->kv.n_blocks - e->kv.n_free) * KV_BLOCK_TOKENS);
     atomic_store(&e->counters.preemptions, s->n_preemptions);
-    atomic_store(&e->counters.batch_size, s->batch.n_rows);
+    atomic_store(&e->counters.batch_size, s->n_running);
     atomic_store(&e->counters.last_step_ns, clock_ns());
 }
 

@@ -120,8 +120,10 @@ enum status engine_submit(struct engine *engine, const struct generate_params *p
 bool request_next(struct request *request, struct token_event *event);
 /* The same, but waits up to timeout_ms (-1: for ever). */
 bool request_wait(struct request *request, struct token_event *event, int32_t timeout_ms);
-/* Sets a flag: the sequence leaves the batch at the next step. Never blocks. */
-void request_cancel(struct request *request);
+/* Sets a flag: the sequence leaves the batch at the next step and finishes for this reason (FINISH_STOP when
+ * its text reached a stop string). Never blocks; of several calls the first counts. */
+void request_cancel_as(struct request *request, enum finish_reason reason);
+void request_cancel(struct request *request); /* as FINISH_CANCELLED */
 /* Cancels if need be and gives the handle back; after this returns notify is not called any more and context
  * may go. */
 void request_release(struct request *request); /* accepts NULL */

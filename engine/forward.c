@@ -192,8 +192,9 @@ static void add_rows(void *context, int64_t begin, int64_t end, int32_t thread)
 {
     const struct rows_job *job = context;
     (void)thread;
-    job->f->k->axpy(job->out + begin * job->n, job->in + begin * job->n, 1.0f,
-                    (int32_t)((end - begin) * job->n));
+    for (int64_t t = begin; t < end; t++) {
+        job->f->k->axpy(job->out + t * job->n, job->in + t * job->n, 1.0f, (int32_t)job->n);
+    }
 }
 
 static void swiglu_rows(void *context, int64_t begin, int64_t end, int32_t thread)
@@ -201,8 +202,9 @@ static void swiglu_rows(void *context, int64_t begin, int64_t end, int32_t threa
     const struct rows_job *job = context;
     struct forward *f = job->f;
     (void)thread;
-    f->k->swiglu(f->gate + begin * job->n, f->gate + begin * job->n, f->up + begin * job->n,
-                 (int32_t)((end - begin) * job->n));
+    for (int64_t t = begin; t < end; t++) {
+        f->k->swiglu(f->gate + t * job->n, f->gate + t * job->n, f->up + t * job->n, (int32_t)job->n);
+    }
 }
 
 static void norm(struct forward *f, float *out, const float *in, const float *weight, int32_t n_rows)

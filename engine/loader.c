@@ -3,6 +3,7 @@
 #include "engine/loader.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,6 +91,48 @@ static enum status load_as_stored(struct linear *linear, struct error *err)
     return STATUS_OK;
 }
 
+/* Weights that are used as stored are looked through once, so that a damaged model is refused by name here
+ * and not found out by its answers. */
+struct finite_job {
+    const struct tensor *tensor;
+    _Atomic int64_t first_bad; /* index of the first element that is not finite */
+};
+
+static void check_rows(void *context, int64_t begin, int64_t end, int32_t thread)
+{
+    enum { CHUNK = 1024 };
+    struct finite_job *job = context;
+    int64_t n_cols = job->tensor->shape[1];
+    float values[CHUNK];
+    (void)thread;
+    for (int64_t at = begin * n_cols; at < end * n_cols && at < job->first_bad; at += CHUNK) {
+        int64_t n = end * n_cols - at < CHUNK ? end * n_cols - at : CHUNK;
+        float sum = 0; /* stays 0 unless a value times 0 is NaN: NaN and infinities alike */
+        tensor_to_f32(values, job->tensor, at, n);
+        for (int64_t i = 0; i < n; i++) {
+            sum += values[i] * 0.0f;
+        }
+        for (int64_t i = 0; isnan(sum) && i < n; i++) {
+            int64_t known = job->first_bad;
+            while (!isfinite(values[i]) && at + i < known &&
+                   !atomic_compare_exchange_weak(&job->first_bad, &known, at + i)) {
+            }
+        }
+    }
+}
+
+static enum status check_finite(const struct tensor *tensor, struct thread_pool *pool, struct error *err)
+{
+    struct finite_job job = {tensor, INT64_MAX};
+    thread_pool_run(pool, tensor->shape[0], 1, check_rows, &job);
+    if (job.first_bad != INT64_MAX) {
+        return error_set(err, STATUS_QUANTIZE, "%s: tensor %s is not finite at row %lld, column %lld",
+                         tensor->path, tensor->name, (long long)(job.first_bad / tensor->shape[1]),
+                         (long long)(job.first_bad % tensor->shape[1]));
+    }
+    return STATUS_OK;
+}
+
 static enum status load_linear(struct model *model, struct linear *linear,
                                const struct quant_settings *settings, struct thread_pool *pool,
                                struct error *err)
@@ -112,7 +155,7 @@ static enum status load_linear(struct model *model, struct linear *linear,
             return error_prefix(err, prefix);
         }
         model->quantize_seconds += seconds_now() - begin;
-    } else if ((status = load_as_stored(linear, err))) {
+    } else if ((status = check_finite(tensor, pool, err)) || (status = load_as_stored(linear, err))) {
         return status;
     }
     if (linear->memory) {
@@ -154,6 +197,11 @@ enum status loader_run(struct model *model, const struct engine_options *options
     enum status status = load_norms(model, err);
     for (int64_t i = 0; i < model->n_linears; i++) {
         total += (double)model->linears[i].source->n_elements;
+    }
+    if (!status) {
+        /* Read here and there while serving: what was looked through need not stay resident. */
+        status = check_finite(model->embedding, pool, err);
+        safetensors_drop(model->tensors, model->embedding);
     }
     for (int64_t i = 0; !status && i < model->n_linears; i++) {
         status = load_linear(model, &model->linears[i], &options->quant, pool, err);

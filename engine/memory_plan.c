@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/sysinfo.h>
 
+#include "engine/base/cgroup.h"
 #include "engine/base/log.h"
 #include "engine/forward.h"
 #include "engine/kv_cache.h"
@@ -42,37 +43,30 @@ int32_t memory_plan_logits(const struct engine_options *options, const struct mo
     return (int32_t)(n < options->max_running ? options->max_running : n);
 }
 
-static size_t read_number(const char *path, const char *key)
+/* MemAvailable in bytes, 0 where it cannot be read. */
+static size_t meminfo_available(void)
 {
     char line[256];
-    unsigned long long value = 0;
-    FILE *file = fopen(path, "re");
-    if (!file) {
-        return 0;
+    unsigned long long kib = 0;
+    FILE *file = fopen("/proc/meminfo", "re");
+    while (file && fgets(line, sizeof line, file) && sscanf(line, "MemAvailable: %llu", &kib) != 1) {
     }
-    while (fgets(line, sizeof line, file)) {
-        size_t length = key ? strlen(key) : 0;
-        if ((!key || strncmp(line, key, length) == 0) && sscanf(line + length, " %llu", &value) == 1) {
-            break;
-        }
+    if (file) {
+        fclose(file);
     }
-    fclose(file);
-    return (size_t)value;
+    return (size_t)kib * 1024;
 }
 
 /* What this process may still take: the machine's available memory, or less where a control group says so. */
 static size_t memory_available(void)
 {
-    size_t available = read_number("/proc/meminfo", "MemAvailable:") * 1024;
+    size_t available = meminfo_available();
     struct sysinfo info;
     if (!available && sysinfo(&info) == 0) { /* no /proc, as in a bare chroot */
         available = (size_t)(info.freeram + info.bufferram) * info.mem_unit;
     }
-    size_t limit = read_number("/sys/fs/cgroup/memory.max", NULL);
-    size_t used = read_number("/sys/fs/cgroup/memory.current", NULL);
-    if (limit && limit > used && limit - used < available) {
-        available = limit - used;
-    }
+    size_t left = cgroup_memory_left();
+    available = left < available ? left : available;
     return available / 10 * 9;
 }
 
@@ -164,6 +158,16 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
     int64_t n_fitting = (int64_t)kv_limit / block_bytes;
     if (options->kv_cache_tokens) {
         n_blocks = (options->kv_cache_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+        if (options->max_model_len && n_blocks < blocks_per_sequence) {
+            return error_set(err, STATUS_INVALID, "kv_cache_tokens %lld is less than max_model_len %d",
+                             (long long)options->kv_cache_tokens, options->max_model_len);
+        }
+        if (n_blocks > n_fitting || n_blocks > INT32_MAX / KV_BLOCK_TOKENS) {
+            out->kv_bytes = (size_t)n_blocks * (size_t)block_bytes;
+            explain(out, out->kv_bytes);
+            return error_set(err, STATUS_NO_MEMORY, "%s: kv_cache_tokens %lld does not fit: %s",
+                             options->model_dir, (long long)options->kv_cache_tokens, out->reason);
+        }
     }
     n_blocks = n_blocks < n_fitting ? n_blocks : n_fitting;
     n_blocks = n_blocks < INT32_MAX / KV_BLOCK_TOKENS ? n_blocks : INT32_MAX / KV_BLOCK_TOKENS;

@@ -43,10 +43,12 @@ struct moe_job {
 static void swiglu_slots(void *context, int64_t begin, int64_t end, int32_t thread)
 {
     const struct moe_job *job = context;
-    float *gate = job->f->gate + (job->first_slot + begin) * job->n;
+    struct forward *f = job->f;
     (void)thread;
-    job->f->k->swiglu(gate, gate, job->f->up + (job->first_slot + begin) * job->n,
-                      (int32_t)((end - begin) * job->n));
+    for (int64_t slot = job->first_slot + begin; slot < job->first_slot + end; slot++) {
+        f->k->swiglu(f->gate + slot * job->n, f->gate + slot * job->n, f->up + slot * job->n,
+                     (int32_t)job->n);
+    }
 }
 
 /* x[row] += sum over ranks, in rank order: the sum's order does not depend on who else chose the expert. */

@@ -198,9 +198,15 @@ bool request_wait(struct request *r, struct token_event *event, int32_t timeout_
     return found;
 }
 
+void request_cancel_as(struct request *r, enum finish_reason reason)
+{
+    int32_t none = FINISH_NONE;
+    atomic_compare_exchange_strong(&r->cancelled, &none, (int32_t)reason);
+}
+
 void request_cancel(struct request *r)
 {
-    atomic_store_explicit(&r->cancelled, true, memory_order_relaxed);
+    request_cancel_as(r, FINISH_CANCELLED);
 }
 
 void request_release(struct request *r)

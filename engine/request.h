@@ -31,7 +31,8 @@ struct request {
     int32_t n_scored;   /* prompt positions whose logprobs are published */
     int32_t *blocks;    /* (blocks of the longest it can get) */
     int32_t n_blocks;
-    bool dirty; /* events were published in this step: notify at its end */
+    bool failed; /* its logits were not usable: it ends with FINISH_ERROR after the step */
+    bool dirty;  /* events were published in this step: notify at its end */
 
     /* Events: single writer (engine), single reader (client). The event at index i is prompt position i + 1
      * for the first n_prompt - 1 where prompt logprobs are asked for, then the output tokens. */
@@ -42,7 +43,7 @@ struct request {
     int32_t n_taken;        /* the client's */
     bool end_taken;
 
-    _Atomic bool cancelled;
+    _Atomic int32_t cancelled;  /* enum finish_reason that the client asked for, FINISH_NONE while it runs */
     _Atomic int32_t references; /* engine and client */
     pthread_mutex_t lock;       /* guards notify against release, and carries the wait */
     pthread_cond_t changed;

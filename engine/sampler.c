@@ -214,8 +214,12 @@ int32_t sampler_draw(struct sampler *s, const float *logits, const struct sample
     int32_t n = s->vocab_size;
     bool plain = !p->n_bias && p->repetition_penalty == 1 && p->presence_penalty == 0 &&
                  p->frequency_penalty == 0 && !c->n_banned;
+    int32_t largest = argmax(logits, n);
+    if (!isfinite(logits[largest])) {
+        return -1;
+    }
     if (plain && p->temperature == 0) {
-        return argmax(logits, n);
+        return largest;
     }
     memcpy(s->logits, logits, (size_t)n * sizeof *logits);
     if (p->n_bias) {
@@ -226,7 +230,15 @@ int32_t sampler_draw(struct sampler *s, const float *logits, const struct sample
         s->logits[c->banned[i]] = -INFINITY;
     }
     int32_t best = argmax(s->logits, n);
-    if (p->temperature == 0 || !isfinite(s->logits[best])) {
+    if (!isfinite(s->logits[best])) {
+        if (!c->n_banned) { /* biases forbid everything: the model's own choice is the least surprising one */
+            return largest;
+        }
+        struct sampler_context unbanned = *c;
+        unbanned.n_banned = 0;
+        return sampler_draw(s, logits, &unbanned);
+    }
+    if (p->temperature == 0) {
         return best;
     }
     float inverse = 1.0f / p->temperature;
@@ -291,11 +303,14 @@ int32_t sampler_draw(struct sampler *s, const float *logits, const struct sample
     return draw(kept, n_candidates, max, total, uniform);
 }
 
-void sampler_logprobs(struct sampler *s, const float *logits, int32_t token, struct token_logprob *chosen,
+bool sampler_logprobs(struct sampler *s, const float *logits, int32_t token, struct token_logprob *chosen,
                       struct token_logprob *top, int32_t n_top)
 {
     int32_t n = s->vocab_size;
     double max = (double)logits[argmax(logits, n)], sum = 0;
+    if (!isfinite(max)) {
+        return false;
+    }
     for (int32_t i = 0; i < n; i++) {
         sum += exp(logits[i] - max);
     }
@@ -321,4 +336,5 @@ void sampler_logprobs(struct sampler *s, const float *logits, int32_t token, str
     for (int32_t i = n_found; i < n_top; i++) { /* a vocabulary smaller than the request */
         top[i] = (struct token_logprob){-1, -INFINITY};
     }
+    return true;
 }

@@ -4,6 +4,7 @@
 #ifndef ENGINE_SAMPLER_H
 #define ENGINE_SAMPLER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/base/status.h"
@@ -26,12 +27,13 @@ struct sampler_context {
     int32_t n_banned;
 };
 
-/* Draws a token from logits (vocab_size f32, not changed). Position n_output keys the random number. */
+/* Draws a token from logits (vocab_size f32, not changed). Position n_output keys the random number. -1 when
+ * the logits are not usable: their largest is NaN or infinite. Bans that would leave nothing are ignored. */
 int32_t sampler_draw(struct sampler *sampler, const float *logits, const struct sampler_context *context);
 
 /* Log softmax of the raw logits (before bias, penalties, temperature and filters): *chosen gets token's, top
- * the n_top best (descending; ties to the lower id). */
-void sampler_logprobs(struct sampler *sampler, const float *logits, int32_t token,
+ * the n_top best (descending; ties to the lower id). False when the logits are not usable. */
+bool sampler_logprobs(struct sampler *sampler, const float *logits, int32_t token,
                       struct token_logprob *chosen, struct token_logprob *top, int32_t n_top);
 
 /* Uniform in [0, 1): 53 bits, a counter-based generator keyed by (seed, position). */

@@ -18,6 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/cgroup.h"
+
 /* SPINS pauses are some 50 us: longer than the gap between two kernels of one decode step, much shorter than
  * a scheduler's time slice. */
 enum { MAX_THREADS = 1024, SPINS = 1200, MAX_CPUS = 8192, CACHE_LINE = 64 };
@@ -228,51 +230,12 @@ static int32_t count_cores(int32_t *n_cpus)
     return n_cores;
 }
 
-/* The smallest processor quota on the way from this process's control group (v2) to the root, in whole
- * processors, rounded down, for a throttled thread holds up all others; at least 1. INT32_MAX: none. */
-static int32_t cgroup_quota(void)
+/* The processors that control groups allow, in whole ones, rounded down, for a throttled thread holds up all others;
+ * at least 1. */
+static int32_t cpu_quota(void)
 {
-    char line[1024], group[1024] = "";
-    FILE *file = fopen("/proc/self/cgroup", "re");
-    while (file && fgets(line, sizeof line, file)) {
-        if (strncmp(line, "0::/", 4) == 0) {
-            line[strcspn(line, "\n")] = '\0';
-            snprintf(group, sizeof group, "%s", line + 3);
-        }
-    }
-    if (file) {
-        fclose(file);
-    }
-    double smallest = INT32_MAX;
-    double quota, period;
-    for (bool more = true; more;) {
-        char path[1100];
-        char *slash = strrchr(group, '/');
-        if (slash && slash[1] == '\0') {
-            *slash = '\0';
-            slash = strrchr(group, '/');
-        }
-        snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", group);
-        if (read_line(line, sizeof line, path) && sscanf(line, "%lf %lf", &quota, &period) == 2 &&
-            period > 0 && quota / period < smallest) {
-            smallest = quota / period;
-        }
-        more = slash != NULL;
-        if (slash) {
-            *slash = '\0';
-        }
-    }
-    /* Version 1 hierarchies, as containers see them. */
-    char period_line[64];
-    if (read_line(line, sizeof line, "/sys/fs/cgroup/cpu/cpu.cfs_quota_us") &&
-        read_line(period_line, sizeof period_line, "/sys/fs/cgroup/cpu/cpu.cfs_period_us")) {
-        quota = strtod(line, NULL);
-        period = strtod(period_line, NULL);
-        if (quota > 0 && period > 0 && quota / period < smallest) {
-            smallest = quota / period;
-        }
-    }
-    return smallest < 1 ? 1 : (int32_t)smallest;
+    double quota = cgroup_cpu_quota();
+    return quota < 1 ? 1 : quota < INT32_MAX ? (int32_t)quota : INT32_MAX;
 }
 
 enum status thread_pool_open(struct thread_pool **out, int32_t n_threads, struct error *err)
@@ -283,7 +246,7 @@ enum status thread_pool_open(struct thread_pool **out, int32_t n_threads, struct
                          (int)MAX_THREADS);
     }
     int32_t n_cpus;
-    int32_t n_cores = count_cores(&n_cpus), quota = cgroup_quota();
+    int32_t n_cores = count_cores(&n_cpus), quota = cpu_quota();
     if (n_threads == 0) {
         n_threads = n_cores < quota ? n_cores : quota;
         n_threads = n_threads < MAX_THREADS ? n_threads : MAX_THREADS;

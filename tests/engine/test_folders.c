@@ -162,6 +162,23 @@ Test(folders, nan_weight_names_tensor_row_and_column)
     free(bytes);
 }
 
+/* The embedding is used as stored. */
+Test(folders, nan_in_a_stored_tensor)
+{
+    struct error err = {0};
+    size_t length;
+    char *bytes = read_all("model.safetensors", &length);
+    float infinity = INFINITY;
+    uint64_t header_bytes;
+    memcpy(&header_bytes, bytes, 8);
+    memcpy(bytes + 8 + header_bytes + 4 * (7 * 64 + 9), &infinity, 4);
+    write_all("model.safetensors", bytes, length);
+    cr_expect_eq(load(&err), STATUS_QUANTIZE);
+    cr_expect(strstr(err.message, "embed_tokens.weight") && strstr(err.message, "row 7, column 9"), "%s",
+              err.message);
+    free(bytes);
+}
+
 Test(folders, missing_files)
 {
     char path[128];

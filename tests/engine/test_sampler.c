@@ -222,6 +222,33 @@ Test(sampler, extreme_values)
     cr_expect_eq(draw_with(&params, 3), 21);
 }
 
+Test(sampler, unusable_logits_are_told)
+{
+    struct generate_params params;
+    struct token_logprob chosen, top[2];
+    generate_params_init(&params);
+    for (int i = 0; i < VOCAB; i++) {
+        logits[i] = NAN;
+    }
+    cr_expect_eq(draw_with(&params, 3), -1);
+    cr_expect(!sampler_logprobs(sampler, logits, 1, &chosen, top, 2));
+    logits[3] = INFINITY;
+    cr_expect_eq(draw_with(&params, 3), -1);
+}
+
+Test(sampler, a_ban_of_everything_is_ignored)
+{
+    struct generate_params params;
+    int32_t id = 5;
+    float only = 100;
+    struct sampler_context context = {.params = &params, .banned = &id, .n_banned = 1};
+    generate_params_init(&params);
+    params.bias_ids = &id;
+    params.bias_values = &only;
+    params.n_bias = 1;
+    cr_expect_eq(sampler_draw(sampler, logits, &context), 5);
+}
+
 Test(sampler, random_numbers_differ_by_seed_and_position)
 {
     double sum = 0, product = 0;
