@@ -45,7 +45,6 @@ struct engine {
     struct request *inbox, **inbox_end;
     int64_t next_number;
     bool stopping;
-    _Atomic bool draining;
     struct counters counters;
 };
 
@@ -471,9 +470,6 @@ enum status engine_submit(struct engine *e, const struct generate_params *params
     if (status) {
         return status;
     }
-    if (atomic_load(&e->draining)) {
-        return error_set(err, STATUS_UNAVAILABLE, "the server is shutting down");
-    }
     /* The place in the queue is taken first, so that two threads cannot both take the last one. */
     if (atomic_fetch_add(&e->counters.waiting, 1) >= e->options.max_queue && !params->admitted) {
         atomic_fetch_sub(&e->counters.waiting, 1);
@@ -498,11 +494,6 @@ enum status engine_submit(struct engine *e, const struct generate_params *params
     pthread_cond_signal(&e->wake);
     pthread_mutex_unlock(&e->lock);
     return STATUS_OK;
-}
-
-void engine_drain(struct engine *engine)
-{
-    atomic_store(&engine->draining, true);
 }
 
 bool engine_is_idle(const struct engine *engine)

@@ -110,7 +110,7 @@ struct request_timings { /* monotonic nanoseconds; 0: not reached */
 typedef void request_notify_fn(void *context);
 
 /* Queues a sequence over prompt ids (copied; 1 <= n_ids, ids < vocab, n_ids + max_tokens <= max_model_len,
- * else STATUS_INVALID). STATUS_FULL when the queue is full, STATUS_UNAVAILABLE when draining. On success *out
+ * else STATUS_INVALID). STATUS_FULL when the queue is full, On success *out
  * must be released. notify may be NULL. */
 enum status engine_submit(struct engine *engine, const struct generate_params *params, const int32_t *ids,
                           int32_t n_ids, request_notify_fn *notify, void *context, struct request **out,
@@ -129,8 +129,6 @@ void request_cancel(struct request *request); /* as FINISH_CANCELLED */
 void request_release(struct request *request); /* accepts NULL */
 void request_get_timings(const struct request *request, struct request_timings *out);
 
-/* No new work from now on: engine_submit answers STATUS_UNAVAILABLE. */
-void engine_drain(struct engine *engine);
 /* True when nothing runs and nothing waits. */
 bool engine_is_idle(const struct engine *engine);
 

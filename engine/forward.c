@@ -1,6 +1,7 @@
 /* The transformer step: embedding, layers, final norm, head. */
 #include "engine/forward_internal.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -241,6 +242,7 @@ const float *forward_step(struct forward *f, const struct batch *batch)
     int32_t n_rows = batch->n_rows;
     int64_t q_dim = (int64_t)c->n_heads * c->head_dim, kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
 
+    assert(n_rows <= f->max_rows && batch->n_logits <= f->max_logits);
     struct rows_job embed = {.f = f, .batch = batch};
     forward_rows(f, n_rows, c->dim + 16 * (int64_t)c->head_dim, embed_rows, &embed);
     for (int32_t l = 0; l < c->n_layers; l++) {

@@ -18,8 +18,6 @@ enum status kv_cache_init(struct kv_cache *kv, const struct model_config *config
     size_t token_bytes = kv_cache_bytes_per_token(config, type);
     memset(kv, 0, sizeof *kv);
     kv->type = type;
-    kv->n_layers = config->n_layers;
-    kv->n_kv_heads = config->n_kv_heads;
     kv->head_dim = config->head_dim;
     kv->block_stride = (int64_t)config->n_kv_heads * KV_BLOCK_TOKENS * config->head_dim;
     if (n_blocks < 1 || token_bytes > SIZE_MAX / KV_BLOCK_TOKENS / (size_t)n_blocks) {

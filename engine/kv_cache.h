@@ -15,7 +15,7 @@ enum { KV_BLOCK_TOKENS = 32 };
 
 struct kv_cache {
     enum kv_type type;
-    int32_t n_layers, n_kv_heads, head_dim;
+    int32_t head_dim;
     int32_t n_blocks, n_free;
     int32_t *free_blocks; /* (n_blocks): the first n_free are free */
     int64_t block_stride; /* elements of one block of K (or V) of one layer */

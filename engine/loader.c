@@ -78,7 +78,6 @@ static enum status load_as_stored(struct linear *linear, struct error *err)
             return error_set(err, STATUS_NO_MEMORY, "%s: no memory for tensor %s (%zu bytes)", tensor->path,
                              tensor->name, tensor->n_bytes);
         }
-        linear->memory_bytes = tensor->n_bytes;
         memcpy(linear->memory, tensor->data, tensor->n_bytes);
         data = linear->memory;
     }
@@ -140,11 +139,11 @@ static enum status load_linear(struct model *model, struct linear *linear,
     const struct tensor *tensor = linear->source;
     enum status status;
     if (linear->quantize) {
-        linear->memory_bytes = quant_matrix_bytes(settings, linear->w.n_rows, linear->w.n_cols);
-        linear->memory = linear->memory_bytes == SIZE_MAX ? NULL : place(linear->memory_bytes);
+        size_t bytes = quant_matrix_bytes(settings, linear->w.n_rows, linear->w.n_cols);
+        linear->memory = bytes == SIZE_MAX ? NULL : place(bytes);
         if (!linear->memory) {
             return error_set(err, STATUS_NO_MEMORY, "%s: no memory for tensor %s (%zu bytes quantized)",
-                             tensor->path, tensor->name, linear->memory_bytes);
+                             tensor->path, tensor->name, bytes);
         }
         double begin = seconds_now();
         status = quant_matrix(&linear->w, linear->memory, &linear->stats, settings, linear->w.n_rows,

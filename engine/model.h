@@ -16,10 +16,9 @@
 struct linear {
     const struct tensor *source; /* (n_rows, n_cols) in the folder */
     const struct tensor *bias_source;
-    struct any4_matrix w; /* filled by the loader */
-    float *bias;          /* (n_rows) f32 or NULL; owned */
-    void *memory;         /* what w points into, or NULL where it points into the file; owned */
-    size_t memory_bytes;
+    struct any4_matrix w;     /* filled by the loader */
+    float *bias;              /* (n_rows) f32 or NULL; owned */
+    void *memory;             /* what w points into, or NULL where it points into the file; owned */
     bool quantize;            /* decided at binding: method, role and --quant-skip */
     struct quant_stats stats; /* when quantized */
     char name[96];            /* the tensor's name without ".weight" */

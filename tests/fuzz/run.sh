@@ -1,11 +1,14 @@
 #!/bin/sh
-# Builds the libFuzzer targets and runs each for COUNT executions (default one million): tests/fuzz/run.sh [COUNT]
+# Builds the libFuzzer targets and runs each for COUNT executions (default one million):
+#   tests/fuzz/run.sh [COUNT] [TARGET...]        targets: json config safetensors tokenizer detokenizer request
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 count=${1:-1000000}
+[ $# -gt 0 ] && shift
+[ $# -gt 0 ] || set -- json config safetensors tokenizer detokenizer request
 build=${FUZZ_BUILD:-$root/build-fuzz}
 [ -d "$build" ] || CC=clang CXX=clang++ meson setup "$build" "$root" -Dfuzz=true -Dcuda=disabled
-for target in json config safetensors tokenizer detokenizer request; do
+for target in "$@"; do
     ninja -C "$build" "tests/fuzz/fuzz_$target"
     mkdir -p "$build/corpus-$target"
     dictionary="$root/tests/fuzz/$target.dict"

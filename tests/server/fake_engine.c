@@ -35,7 +35,7 @@ struct engine {
     pthread_cond_t changed;
     struct request *requests;
     int32_t n_requests;
-    bool stop, draining;
+    bool stop;
     int64_t steps;
     struct engine_info info;
 };
@@ -264,13 +264,6 @@ void request_get_timings(const struct request *r, struct request_timings *out)
     pthread_mutex_lock(&r->engine->lock);
     *out = r->timings;
     pthread_mutex_unlock(&r->engine->lock);
-}
-
-void engine_drain(struct engine *e)
-{
-    pthread_mutex_lock(&e->lock);
-    e->draining = true;
-    pthread_mutex_unlock(&e->lock);
 }
 
 bool engine_is_idle(const struct engine *e)
