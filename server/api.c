@@ -66,6 +66,7 @@ enum exchange_step api_reply_json(struct exchange *x, int32_t status)
 {
     x->reply.status = status;
     x->reply.content_type = "application/json";
+    buffer_text(&x->reply.body, "\n"); /* for those who read it in a terminal */
     return EXCHANGE_REPLY;
 }
 
@@ -124,7 +125,12 @@ bool api_parse_body(struct server *s, struct exchange *x, cJSON **root, struct a
     struct json_limits limits = {.max_depth = (int32_t)s->config->max_json_depth,
                                  .max_nodes = s->config->max_json_nodes};
     struct error why = {0};
-    enum json_fault fault = json_parse(root, x->body.data ? x->body.data : "", x->body.length, &limits, &why);
+    *root = NULL;
+    if (!x->body.length) {
+        api_fail(error, API_INVALID_JSON, NULL, "the body is empty: it must be a JSON object");
+        return false;
+    }
+    enum json_fault fault = json_parse(root, x->body.data, x->body.length, &limits, &why);
     buffer_finish(&x->body);
     if (fault) {
         api_fail_json(error, fault, &why);
@@ -265,6 +271,17 @@ static enum api_code check_key(struct server *s, struct exchange *x, struct api_
     return API_OK;
 }
 
+/* A body is read as it came: one that is packed would only look like broken JSON. */
+static enum api_code check_encoding(const struct exchange *x, struct api_error *error)
+{
+    const char *encoding = exchange_header(x, "Content-Encoding");
+    if (encoding && *encoding && strcasecmp(encoding, "identity")) {
+        return api_fail(error, API_UNSUPPORTED_PARAMETER, NULL, "Content-Encoding %.64s is not supported",
+                        encoding);
+    }
+    return API_OK;
+}
+
 static enum api_code check_admission(struct server *s, const struct exchange *x, struct api_error *error)
 {
     const struct route *route = x->route;
@@ -308,7 +325,7 @@ static bool api_begin(void *context, struct exchange *x)
         return true;
     }
     const char *declared = exchange_header(x, "Content-Length");
-    if (check_key(s, x, &error)) {
+    if (check_key(s, x, &error) || check_encoding(x, &error)) {
         api_reply_error(s, x, &error);
         return true;
     }
@@ -329,6 +346,26 @@ static void api_too_large(void *context, struct exchange *x)
     api_fail(&error, API_BODY_TOO_LARGE, NULL, "the body has more than %" PRId64 " bytes",
              s->config->max_body_bytes);
     api_reply_error(s, x, &error);
+}
+
+static void api_bad_framing(void *context, struct exchange *x, const char *why)
+{
+    struct api_error error;
+    api_fail(&error, API_INVALID_VALUE, NULL, "%s", why);
+    api_reply_error(context, x, &error);
+}
+
+static void api_too_busy(void *context, struct exchange *x)
+{
+    struct api_error error;
+    api_fail(&error, API_QUEUE_FULL, NULL, "too many long requests wait to be tokenized: try again later");
+    api_reply_error(context, x, &error);
+}
+
+static void api_cut(void *context, int32_t status)
+{
+    struct server *s = context;
+    metrics_count_request(&s->metrics, endpoint_index(NULL), status);
 }
 
 static enum exchange_step api_run(void *context, struct exchange *x)
@@ -372,8 +409,8 @@ static void write_access_line(const struct server *s, const struct exchange *x, 
 static void api_done(void *context, struct exchange *x, bool complete)
 {
     struct server *s = context;
-    int32_t status = complete ? x->reply.status : 499;
-    if (!complete) {
+    int32_t status = x->cut_status ? x->cut_status : complete ? x->reply.status : 499;
+    if (!complete && !x->cut_status) {
         enum metrics_phase phase = x->streaming             ? PHASE_STREAM
                                    : x->step || x->answered ? PHASE_WAITING
                                                             : PHASE_BODY;
@@ -396,6 +433,11 @@ static void api_done(void *context, struct exchange *x, bool complete)
 
 struct http_callbacks api_callbacks(void)
 {
-    return (struct http_callbacks){
-        .begin = api_begin, .run = api_run, .too_large = api_too_large, .done = api_done};
+    return (struct http_callbacks){.begin = api_begin,
+                                   .run = api_run,
+                                   .too_large = api_too_large,
+                                   .bad_framing = api_bad_framing,
+                                   .too_busy = api_too_busy,
+                                   .cut = api_cut,
+                                   .done = api_done};
 }

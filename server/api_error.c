@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 static const struct {
     int32_t status;
@@ -50,9 +51,22 @@ enum api_code api_fail(struct api_error *error, enum api_code code, const char *
     return code;
 }
 
+/* json_parse tells the key in its message only: JSON: duplicate key "..." in the object that ends at ... */
+static void duplicate_key(char *out, size_t size, const char *message)
+{
+    static const char after[] = "\" in the object that ends";
+    const char *begin = strchr(message, '"'), *end = NULL, *at = begin ? begin : "";
+    while ((at = strstr(at, after))) { /* the last one: a key may hold anything */
+        end = at++;
+    }
+    snprintf(out, size, "%.*s", end ? (int)(end - begin - 1) : 0, begin ? begin + 1 : "");
+}
+
 enum api_code api_fail_json(struct api_error *error, enum json_fault fault, const struct error *why)
 {
     enum api_code code = API_INVALID_JSON;
+    char key[sizeof error->param] = "";
+    const char *reason = why->message;
     switch (fault) {
     case JSON_UTF8:
         code = API_INVALID_UTF8;
@@ -62,6 +76,7 @@ enum api_code api_fail_json(struct api_error *error, enum json_fault fault, cons
         break;
     case JSON_DUPLICATE:
         code = API_DUPLICATE_FIELD;
+        duplicate_key(key, sizeof key, why->message);
         break;
     case JSON_TOO_COMPLEX:
         code = API_TOO_COMPLEX;
@@ -73,7 +88,9 @@ enum api_code api_fail_json(struct api_error *error, enum json_fault fault, cons
     case JSON_OK:
         break;
     }
-    return api_fail(error, code, NULL, "the body is not acceptable JSON: %s", why->message);
+    /* json_parse begins with "JSON" as well: once is enough. */
+    reason += strncmp(reason, "JSON", 4) ? 0 : 4 + strspn(reason + 4, ",: ");
+    return api_fail(error, code, key, "the body is not acceptable JSON: %s", reason);
 }
 
 int32_t api_code_status(enum api_code code)

@@ -51,7 +51,7 @@ struct api_error {
 __attribute__((format(printf, 4, 5))) enum api_code api_fail(struct api_error *error, enum api_code code,
                                                              const char *param, const char *format, ...);
 
-/* What json_parse found, as an API error with param null. */
+/* What json_parse found, as an API error. param is null, or the key that stands twice. */
 enum api_code api_fail_json(struct api_error *error, enum json_fault fault, const struct error *why);
 
 int32_t api_code_status(enum api_code code);   /* HTTP status */

@@ -34,7 +34,6 @@ static void encode(struct server *s, struct fields *f, const char *prompt, const
                    struct chat_prompt *out, struct buffer *ignored)
 {
     const cJSON *field = fields_get(f, "messages");
-    struct error why = {0};
     if (f->error->code) {
         return;
     }
@@ -51,11 +50,9 @@ static void encode(struct server *s, struct fields *f, const char *prompt, const
         chat_messages_finish(&messages);
     } else if (!prompt) {
         api_fail(f->error, API_MISSING_FIELD, "prompt", "prompt is required");
-    } else if (tokenizer_encode(s->tokenizer, prompt, strlen(prompt),
-                                (!add_special_tokens || *add_special_tokens) &&
-                                    tokenizer_adds_bos(s->tokenizer),
-                                &out->ids, &out->n_ids, &why)) {
-        api_fail(f->error, API_INTERNAL, "prompt", "prompt cannot be encoded: %s", why.message);
+    } else {
+        completion_text_encode(s->tokenizer, prompt, strlen(prompt),
+                               !add_special_tokens || *add_special_tokens, &out->ids, &out->n_ids, f->error);
     }
 }
 

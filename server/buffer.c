@@ -74,6 +74,7 @@ void buffer_printf(struct buffer *b, const char *format, ...)
 const char *buffer_string(struct buffer *b)
 {
     if (!buffer_reserve(b, 1)) {
+        b->length = 0; /* who takes the length with this text must not read behind it */
         return "";
     }
     b->data[b->length] = '\0';
@@ -123,6 +124,15 @@ size_t utf8_sequence(const char *text, size_t length)
         }
     }
     return n;
+}
+
+size_t utf8_valid_bytes(const char *text, size_t length)
+{
+    size_t at = 0, n;
+    while (at < length && (n = utf8_sequence(text + at, length - at))) {
+        at += n;
+    }
+    return at;
 }
 
 void buffer_json_string(struct buffer *b, const char *text, size_t length)

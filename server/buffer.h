@@ -34,5 +34,7 @@ void buffer_json_ids(struct buffer *b, const int32_t *ids, int64_t n_ids);
 
 /* Length of the well-formed UTF-8 sequence at text (1..4), or 0 when there is none within length bytes. */
 size_t utf8_sequence(const char *text, size_t length);
+/* Bytes before the first that is not UTF-8; length when all is. */
+size_t utf8_valid_bytes(const char *text, size_t length);
 
 #endif

@@ -54,13 +54,6 @@ enum status command_version(const struct config *config, struct outcome *outcome
     return STATUS_OK;
 }
 
-static enum status need_model(const struct config *config, struct error *err)
-{
-    return config->model && *config->model
-               ? STATUS_OK
-               : error_set(err, STATUS_INVALID, "the model folder is missing: give it as the first argument");
-}
-
 static enum status read_stdin(struct buffer *out, struct error *err)
 {
     enum { LIMIT = 1 << 30 };
@@ -84,7 +77,7 @@ enum status command_tokenize(const struct config *config, struct outcome *outcom
     int32_t *ids = NULL, n_ids = 0;
     FILE *log_file = NULL;
     (void)outcome;
-    enum status status = need_model(config, err);
+    enum status status = server_check_folder(config, err);
     if (!status && !config->text == !config->from_stdin) {
         status = error_set(err, STATUS_INVALID, "give either a text or --stdin");
     }
@@ -101,6 +94,10 @@ enum status command_tokenize(const struct config *config, struct outcome *outcom
         buffer_text(&text, config->text);
     }
     bool bos = !config->no_bos && tokenizer_adds_bos(tokenizer);
+    size_t valid = utf8_valid_bytes(buffer_string(&text), text.length);
+    if (!status && valid < text.length) {
+        status = error_set(err, STATUS_INVALID, "the text is not valid UTF-8 (byte %zu)", valid);
+    }
     if (status ||
         (status = tokenizer_encode(tokenizer, buffer_string(&text), text.length, bos, &ids, &n_ids, err))) {
         goto cleanup;
@@ -126,40 +123,90 @@ cleanup:
     return status;
 }
 
-static void print_pair(struct buffer *out, bool json, const char *key, double value, const char *unit)
+enum unit { UNIT_COUNT, UNIT_BYTES, UNIT_TOKENS, UNIT_BITS, UNIT_RATIO, UNIT_SECONDS };
+
+/* A line of a report: key in JSON, label for people. */
+struct figure {
+    const char *key, *label;
+    enum unit unit;
+    double value;
+};
+
+static void print_value(struct buffer *out, const struct figure *f)
 {
-    if (json) {
-        buffer_printf(out, "%s\"%s\":", out->length > 1 ? "," : "", key);
-        buffer_printf(out, value == (double)(int64_t)value ? "%.0f" : "%.9g", value);
-    } else {
-        buffer_printf(out, "%-24s %.10g %s\n", key, value, unit);
+    static const char *const prefixes[] = {"bytes", "KiB", "MiB", "GiB"};
+    double v = f->value;
+    int32_t prefix = 0;
+    switch (f->unit) {
+    case UNIT_COUNT:
+        if (v >= 1e9) {
+            buffer_printf(out, "%.2f billion", v / 1e9);
+        } else if (v >= 1e6) {
+            buffer_printf(out, "%.2f million", v / 1e6);
+        } else {
+            buffer_printf(out, "%.0f", v);
+        }
+        break;
+    case UNIT_BYTES:
+        for (; v >= 1024 && prefix < 3; prefix++) {
+            v /= 1024;
+        }
+        buffer_printf(out, prefix ? "%.2f %s" : "%.0f %s", v, prefixes[prefix]);
+        break;
+    case UNIT_TOKENS:
+        buffer_printf(out, "%.0f tokens", v);
+        break;
+    case UNIT_BITS:
+        buffer_printf(out, "%.3f", v);
+        break;
+    case UNIT_RATIO:
+        buffer_printf(out, "%.2f %%", 100 * v);
+        break;
+    case UNIT_SECONDS:
+        buffer_printf(out, "%.2f s", v);
+        break;
     }
 }
 
-static enum status print_info(const struct engine_info *info, bool json)
+static void print_figures(struct buffer *out, const struct figure *figures, int32_t n, bool json)
 {
+    for (int32_t i = 0; i < n; i++) {
+        const struct figure *f = &figures[i];
+        if (json) {
+            buffer_printf(out, "%s\"%s\":", i ? "," : "{", f->key);
+            buffer_printf(out, f->value == (double)(int64_t)f->value ? "%.0f" : "%.9g", f->value);
+        } else {
+            buffer_printf(out, "%-28s ", f->label);
+            print_value(out, f);
+            buffer_text(out, "\n");
+        }
+    }
+}
+
+static void print_info(const struct engine_info *info, bool json)
+{
+    const struct figure figures[] = {
+        {"n_params", "parameters", UNIT_COUNT, (double)info->n_params},
+        {"weights_bytes", "weights", UNIT_BYTES, (double)info->weights_bytes},
+        {"kv_bytes", "KV cache", UNIT_BYTES, (double)info->kv_bytes},
+        {"kv_bytes_per_token", "KV cache per token", UNIT_BYTES, (double)info->kv_bytes_per_token},
+        {"max_model_len", "longest context", UNIT_TOKENS, info->max_model_len},
+        {"bits_per_weight", "bits per quantized weight", UNIT_BITS, info->bits_per_weight},
+        {"quant_error_mean", "quantization error, mean", UNIT_RATIO, info->quant_error_mean},
+        {"quant_error_max", "quantization error, largest", UNIT_RATIO, info->quant_error_max},
+        {"load_seconds", "loaded in", UNIT_SECONDS, info->load_seconds},
+        {"quantize_seconds", "of that quantizing", UNIT_SECONDS, info->quantize_seconds},
+    };
     struct buffer out = {0};
-    buffer_text(&out, json ? "{" : "");
-    print_pair(&out, json, "n_params", (double)info->n_params, "");
-    print_pair(&out, json, "weights_bytes", (double)info->weights_bytes, "bytes");
-    print_pair(&out, json, "kv_bytes", (double)info->kv_bytes, "bytes");
-    print_pair(&out, json, "kv_bytes_per_token", (double)info->kv_bytes_per_token, "bytes");
-    print_pair(&out, json, "max_model_len", info->max_model_len, "tokens");
-    print_pair(&out, json, "bits_per_weight", info->bits_per_weight, "bits");
-    print_pair(&out, json, "quant_error_mean", info->quant_error_mean, "relative");
-    print_pair(&out, json, "quant_error_max", info->quant_error_max, "relative");
-    print_pair(&out, json, "load_seconds", info->load_seconds, "s");
-    print_pair(&out, json, "quantize_seconds", info->quantize_seconds, "s");
+    print_figures(&out, figures, sizeof figures / sizeof figures[0], json);
+    const char *method = quant_method_name(info->method);
     if (json) {
-        buffer_printf(&out, ",\"quant\":\"%s\",\"kernels\":\"%s\"}\n", quant_method_name(info->method),
-                      info->kernels);
+        buffer_printf(&out, ",\"quant\":\"%s\",\"kernels\":\"%s\"}\n", method, info->kernels);
     } else {
-        buffer_printf(&out, "%-24s %s\n%-24s %s\n", "quant", quant_method_name(info->method), "kernels",
-                      info->kernels);
+        buffer_printf(&out, "%-28s %s\n%-28s %s\n", "format", method, "kernels", info->kernels);
     }
     fputs(buffer_string(&out), stdout);
     buffer_finish(&out);
-    return STATUS_OK;
 }
 
 enum status command_verify(const struct config *config, struct outcome *outcome, struct error *err)
@@ -168,12 +215,12 @@ enum status command_verify(const struct config *config, struct outcome *outcome,
     struct tokenizer *tokenizer = NULL;
     FILE *log_file = NULL;
     (void)outcome;
-    enum status status = need_model(config, err);
+    enum status status = server_check_folder(config, err);
     if (status || (status = server_open_log(config, &log_file, err))) {
         return status;
     }
     if (!(status = server_open_model(config, isatty(STDERR_FILENO), &engine, &tokenizer, err))) {
-        status = print_info(engine_get_info(engine), config->json);
+        print_info(engine_get_info(engine), config->json);
     }
     engine_close(engine);
     tokenizer_close(tokenizer);
@@ -185,26 +232,30 @@ enum status command_verify(const struct config *config, struct outcome *outcome,
 
 static void print_plan(const struct engine_plan *p, bool json)
 {
+    const struct figure figures[] = {
+        {"n_params", "parameters", UNIT_COUNT, (double)p->n_params},
+        {"stored_bytes", "weights in the folder", UNIT_BYTES, (double)p->stored_bytes},
+        {"quantized_bytes", "weights quantized", UNIT_BYTES, (double)p->quantized_bytes},
+        {"kept_bytes", "weights kept as stored", UNIT_BYTES, (double)p->kept_bytes},
+        {"bits_per_weight", "bits per quantized weight", UNIT_BITS, p->bits_per_weight},
+        {"largest_tensor_bytes", "largest tensor", UNIT_BYTES, (double)p->largest_tensor_bytes},
+        {"peak_load_bytes", "peak while quantizing", UNIT_BYTES, (double)p->peak_load_bytes},
+        {"step_bytes", "buffers of a step", UNIT_BYTES, (double)p->step_bytes},
+        {"kv_bytes_per_token", "KV cache per token", UNIT_BYTES, (double)p->kv_bytes_per_token},
+        {"kv_tokens", "KV cache holds", UNIT_TOKENS, (double)p->kv_tokens},
+        {"kv_bytes", "KV cache", UNIT_BYTES, (double)p->kv_bytes},
+        {"max_model_len", "longest context", UNIT_TOKENS, p->max_model_len},
+        {"total_bytes", "all together, when serving", UNIT_BYTES, (double)p->total_bytes},
+        {"memory_limit", "memory limit", UNIT_BYTES, (double)p->memory_limit},
+    };
     struct buffer out = {0};
-    buffer_text(&out, json ? "{" : "");
-    print_pair(&out, json, "n_params", (double)p->n_params, "");
-    print_pair(&out, json, "stored_bytes", (double)p->stored_bytes, "bytes in the folder");
-    print_pair(&out, json, "quantized_bytes", (double)p->quantized_bytes, "bytes of quantized linears");
-    print_pair(&out, json, "kept_bytes", (double)p->kept_bytes, "bytes kept as stored");
-    print_pair(&out, json, "bits_per_weight", p->bits_per_weight, "bits of quantized linears");
-    print_pair(&out, json, "largest_tensor_bytes", (double)p->largest_tensor_bytes, "bytes");
-    print_pair(&out, json, "peak_load_bytes", (double)p->peak_load_bytes, "bytes while quantizing");
-    print_pair(&out, json, "step_bytes", (double)p->step_bytes, "bytes of one step");
-    print_pair(&out, json, "kv_bytes_per_token", (double)p->kv_bytes_per_token, "bytes");
-    print_pair(&out, json, "kv_tokens", (double)p->kv_tokens, "tokens");
-    print_pair(&out, json, "kv_bytes", (double)p->kv_bytes, "bytes");
-    print_pair(&out, json, "max_model_len", p->max_model_len, "tokens");
-    print_pair(&out, json, "total_bytes", (double)p->total_bytes, "bytes");
-    print_pair(&out, json, "memory_limit", (double)p->memory_limit, "bytes");
+    print_figures(&out, figures, sizeof figures / sizeof figures[0], json);
     if (json) {
-        buffer_printf(&out, ",\"fits\":%s}\n", p->fits ? "true" : "false");
+        buffer_printf(&out, ",\"fits\":%s,\"reason\":", p->fits ? "true" : "false");
+        buffer_json_text(&out, p->fits ? NULL : p->reason);
+        buffer_text(&out, "}\n");
     } else {
-        buffer_printf(&out, "%-24s %s\n", "fits", p->fits ? "yes" : "no");
+        buffer_printf(&out, "%-28s %s\n", "fits", p->fits ? "yes" : "no");
     }
     fputs(buffer_string(&out), stdout);
     buffer_finish(&out);
@@ -216,15 +267,15 @@ enum status command_plan(const struct config *config, struct outcome *outcome, s
     struct engine_plan plan = {0};
     char *skip = NULL;
     (void)outcome;
-    enum status status = need_model(config, err);
-    if (!status && !(status = server_engine_options(&options, config, &skip, err))) {
-        status = engine_plan(&plan, &options, err);
-        if (!status || status == STATUS_NO_MEMORY) {
-            print_plan(&plan,
-                       config->json); /* also when it does not fit: these are the numbers that tell why */
+    enum status status = server_check_folder(config, err);
+    if (!status && !(status = server_engine_options(&options, config, &skip, err)) &&
+        !(status = engine_plan(&plan, &options, err))) {
+        print_plan(&plan, config->json);
+        if (!plan.fits) {
+            fflush(stdout); /* the figures first, then what they say */
+            status = error_set(err, STATUS_NO_MEMORY, "does not fit: %s", plan.reason);
         }
-        status = status == STATUS_NOT_FOUND ? STATUS_BAD_MODEL : status;
     }
     free(skip);
-    return status;
+    return status == STATUS_NOT_FOUND ? STATUS_BAD_MODEL : status;
 }

@@ -153,11 +153,11 @@ enum status command_eval(const struct config *config, struct outcome *outcome, s
     size_t length = 0;
     FILE *log_file = NULL;
     (void)outcome;
-    if (!config->model) {
-        return error_set(err, STATUS_INVALID, "the model folder is missing: give it as the first argument");
+    enum status status = server_check_folder(config, err);
+    if (status || (status = server_open_log(config, &log_file, err))) {
+        return status;
     }
-    enum status status = server_open_log(config, &log_file, err);
-    if (!status && !(status = read_text(&text, &length, config, err)) &&
+    if (!(status = read_text(&text, &length, config, err)) &&
         !(status = server_open_model(config, isatty(STDERR_FILENO), &engine, &tokenizer, err))) {
         status = evaluate(config, engine, tokenizer, text, length, err);
     }

@@ -20,15 +20,34 @@ static void write_key(struct buffer *out, const char *name)
     buffer_printf(out, "%s\"%s\":", out->length > 1 ? "," : "", name);
 }
 
-static enum status write_number(struct buffer *out, const struct field_flag *flag, struct error *err)
+/* The flag of a request's field: --max-tokens for max_tokens. */
+static void flag_spelling(char *out, size_t size, const struct config *c, const char *name)
 {
-    char *end;
+    snprintf(out, size, "--%s", !strcmp(name, "prompt") && c->prompt_ids ? "prompt_ids" : name);
+    for (char *at = out; *at; at++) {
+        *at = *at == '_' ? '-' : *at;
+    }
+}
+
+/* The JSON of the request would show other bytes as U+FFFD: what HTTP refuses is refused here. */
+static enum status check_text(const char *flag, const char *text, struct error *err)
+{
+    size_t length = text ? strlen(text) : 0, valid = utf8_valid_bytes(text, length);
+    return valid == length ? STATUS_OK
+                           : error_set(err, STATUS_INVALID, "%s is not valid UTF-8 (byte %zu)", flag, valid);
+}
+
+static enum status write_number(struct buffer *out, const struct config *c, const struct field_flag *flag,
+                                struct error *err)
+{
+    char *end, spelling[64];
     errno = 0;
     long long integer = strtoll(flag->value, &end, 10);
     bool whole = end != flag->value && !*end && !errno;
     double real = whole ? 0 : strtod(flag->value, &end);
     if (end == flag->value || *end || !isfinite(real)) {
-        return error_set(err, STATUS_INVALID, "%s is \"%.80s\", must be a number", flag->name, flag->value);
+        flag_spelling(spelling, sizeof spelling, c, flag->name);
+        return error_set(err, STATUS_INVALID, "%s is \"%.80s\", must be a number", spelling, flag->value);
     }
     write_key(out, flag->name);
     if (whole) {
@@ -77,6 +96,9 @@ static enum status write_request(struct buffer *out, const struct config *c, str
     if (c->prompt && c->prompt_ids) {
         return error_set(err, STATUS_INVALID, "give either --prompt or --prompt-ids");
     }
+    if ((status = check_text("--prompt", c->prompt, err)) || (status = check_text("--stop", c->stop, err))) {
+        return status;
+    }
     if (c->prompt) {
         write_key(out, "prompt");
         buffer_json_text(out, c->prompt);
@@ -88,7 +110,7 @@ static enum status write_request(struct buffer *out, const struct config *c, str
         return status;
     }
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        if (numbers[i].value && (status = write_number(out, &numbers[i], err))) {
+        if (numbers[i].value && (status = write_number(out, c, &numbers[i], err))) {
             return status;
         }
     }
@@ -136,8 +158,22 @@ static void waiter_wait(struct waiter *w)
     pthread_mutex_unlock(&w->lock);
 }
 
+/* Where there is no tokenizer, ids stand for the text. */
+static void print_new_ids(struct choice *choice)
+{
+    const struct text_stream *s = &choice->stream;
+    for (; choice->ids_sent < s->n_tokens - s->n_prompt_tokens; choice->ids_sent++) {
+        printf(choice->ids_sent ? " %d" : "%d", (int)s->tokens[s->n_prompt_tokens + choice->ids_sent].id);
+    }
+    fflush(stdout);
+}
+
 static void print_new_text(struct choice *choice)
 {
+    if (!choice->stream.tokenizer) {
+        print_new_ids(choice);
+        return;
+    }
     const struct buffer *text = &choice->stream.text;
     if (text->length > choice->text_sent) {
         fwrite(text->data + choice->text_sent, 1, text->length - choice->text_sent, stdout);
@@ -158,7 +194,7 @@ static void print_result(const struct completion *c)
         buffer_printf(&out, i > s->n_prompt_tokens ? ",%d" : "%d", (int)s->tokens[i].id);
     }
     buffer_text(&out, "],\"text\":");
-    buffer_json_string(&out, s->text.length ? s->text.data : "", s->text.length);
+    completion_write_text(&out, c, s->text.length ? s->text.data : "", s->text.length);
     buffer_text(&out, ",\"finish_reason\":");
     buffer_json_text(&out, finish_reason_name(choice->reason));
     buffer_text(&out, ",\"timings\":");
@@ -169,12 +205,20 @@ static void print_result(const struct completion *c)
     buffer_finish(&out);
 }
 
-static enum status api_status(const struct api_error *error, struct error *err)
+static enum status api_status(const struct config *config, const struct api_error *error, struct error *err)
 {
     enum status status = api_code_status(error->code) == 400 ? STATUS_INVALID
                          : error->code == API_OUT_OF_MEMORY  ? STATUS_NO_MEMORY
                                                              : STATUS_IO;
-    return error_set(err, status, "%s", error->message);
+    if (!error->param[0]) {
+        return error_set(err, status, "%s", error->message);
+    }
+    /* Most messages begin with the field's name: the flag's stands in its place, or else in front. */
+    char flag[80];
+    size_t n = strlen(error->param);
+    bool names_it = !strncmp(error->message, error->param, n) && strchr(" ,:", error->message[n]);
+    flag_spelling(flag, sizeof flag, config, error->param);
+    return error_set(err, status, names_it ? "%s%s" : "%s: %s", flag, error->message + (names_it ? n : 0));
 }
 
 static enum status run_request(const struct config *config, struct engine *engine,
@@ -196,11 +240,11 @@ static enum status run_request(const struct config *config, struct engine *engin
     if (completion_request_parse(&request, root, &rules, &error) ||
         completion_request_encode(&request, tokenizer, &rules, &error)) {
         completion_request_finish(&request);
-        return api_status(&error, err);
+        return api_status(config, &error, err);
     }
     if (completion_open(&completion, &request, engine, tokenizer, NULL, arrival_ns, waiter_notify, &waiter,
                         &error)) {
-        return api_status(&error, err);
+        return api_status(config, &error, err);
     }
     bool prints = config->stream && !config->json && completion->n_choices == 1;
     while (!completion_poll(completion, &error) && !completion_is_finished(completion)) {
@@ -213,11 +257,14 @@ static enum status run_request(const struct config *config, struct engine *engin
         print_result(completion);
     }
     for (int32_t i = 0; !error.code && !config->json && i < completion->n_choices; i++) {
+        if (completion->n_choices > 1) {
+            printf("--- %d of %d ---\n", (int)i + 1, (int)completion->n_choices);
+        }
         print_new_text(&completion->choices[i]);
         printf("\n");
     }
     completion_close(completion);
-    return error.code ? api_status(&error, err) : STATUS_OK;
+    return error.code ? api_status(config, &error, err) : STATUS_OK;
 }
 
 enum status command_generate(const struct config *config, struct outcome *outcome, struct error *err)
@@ -229,16 +276,19 @@ enum status command_generate(const struct config *config, struct outcome *outcom
     cJSON *root = NULL;
     FILE *log_file = NULL;
     (void)outcome;
-    if (!config->model) {
-        return error_set(err, STATUS_INVALID, "the model folder is missing: give it as the first argument");
-    }
     if (!config->prompt && !config->prompt_ids) {
         return error_set(err, STATUS_INVALID, "--prompt or --prompt-ids is missing");
     }
     if (config->json && config->stream) {
         return error_set(err, STATUS_INVALID, "--stream prints text: it does not go with --json");
     }
-    enum status status = write_request(&body, config, err);
+    if (config->logprobs && !config->json) {
+        return error_set(err, STATUS_INVALID, "--logprobs needs --json: text has no place for them");
+    }
+    enum status status = server_check_folder(config, err);
+    if (!status) {
+        status = write_request(&body, config, err);
+    }
     if (!status && json_parse(&root, buffer_string(&body), body.length, &limits, err)) {
         status = STATUS_INVALID;
     }

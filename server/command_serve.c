@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "engine/base/log.h"
@@ -25,6 +26,15 @@ struct loader {
     atomic_bool done;
     pthread_t thread;
 };
+
+/* What a client needs to know, in the last line of loading. */
+static void log_address(const struct server *s, double seconds)
+{
+    const char *host = s->config->host;
+    bool brackets = strchr(host, ':') != NULL;
+    log_info("serving %s at http://%s%s%s:%d/v1 (%.1f s after start)", s->model_names.parts[0],
+             brackets ? "[" : "", host, brackets ? "]" : "", (int)http_port(s->http), seconds);
+}
 
 static void *load_model(void *context)
 {
@@ -49,6 +59,7 @@ static void *load_model(void *context)
         if (*template == CHAT_TEMPLATE_UNKNOWN) {
             log_warning("the model's chat template is not supported: /v1/chat/completions answers 400");
         }
+        log_address(loader->server, seconds);
     }
     atomic_store(&loader->done, true);
     return NULL;
@@ -70,6 +81,34 @@ static enum status write_port_file(const char *path, int32_t port, struct error 
     return good && !rename(temporary, path)
                ? STATUS_OK
                : error_set(err, STATUS_INVALID, "port_file %s cannot be written: %s", path, strerror(errno));
+}
+
+static void remove_port_file(const char **path)
+{
+    if (*path) {
+        unlink(*path);
+        *path = NULL;
+    }
+}
+
+/* Every connection takes a file descriptor; many systems give 1024 until one asks for more. */
+static void raise_file_limit(int64_t max_connections)
+{
+    enum { OTHER_FILES = 64 }; /* model shards, log, epoll sets, the listening socket */
+    struct rlimit limit;
+    rlim_t needed = (rlim_t)max_connections + OTHER_FILES;
+    if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= needed) {
+        return;
+    }
+    struct rlimit raised = {.rlim_cur = limit.rlim_max, .rlim_max = limit.rlim_max};
+    if (!setrlimit(RLIMIT_NOFILE, &raised)) {
+        limit = raised;
+    }
+    if (limit.rlim_cur < needed) {
+        log_warning("the limit of open files is %llu: too low for max_connections %" PRId64
+                    ", which needs about %llu (ulimit -n)",
+                    (unsigned long long)limit.rlim_cur, max_connections, (unsigned long long)needed);
+    }
 }
 
 static void log_state(struct server *s)
@@ -110,11 +149,19 @@ static int wait_for_end(struct server *s, struct loader *loader, const sigset_t 
 static bool drain(struct server *s, const sigset_t *signals, bool *again)
 {
     int64_t deadline = clock_now_ns() + (int64_t)(s->config->drain_timeout * 1e9);
+    int64_t refused = clock_now_ns() + 1000000000;
     struct timespec tick = {.tv_nsec = 10000000};
     *again = false;
-    while (http_n_exchanges(s->http) || !engine_is_idle(s->engine)) {
-        if (clock_now_ns() >= deadline) {
-            return false;
+    for (;;) {
+        /* Requests that are not whole yet are not waited for, but each gets the moment it takes to refuse it.
+         */
+        int64_t now = clock_now_ns();
+        if (!http_n_working(s->http) && engine_is_idle(s->engine) &&
+            (now >= refused || !http_n_exchanges(s->http))) {
+            return true;
+        }
+        if (now >= deadline) {
+            return !http_n_working(s->http) && engine_is_idle(s->engine);
         }
         int signal_number = sigtimedwait(signals, NULL, &tick);
         if (signal_number == SIGTERM || signal_number == SIGINT) {
@@ -122,7 +169,6 @@ static bool drain(struct server *s, const sigset_t *signals, bool *again)
             return false;
         }
     }
-    return true;
 }
 
 static enum status open_http(struct server *s, const struct config *config, struct error *err)
@@ -141,8 +187,9 @@ static void shut_down(struct server *s, const sigset_t *signals, struct outcome 
     log_info("draining: %d exchanges, at most %g s", (int)http_n_exchanges(s->http),
              s->config->drain_timeout);
     atomic_store(&s->draining, true);
+    http_drain(s->http);
     if (!drain(s, signals, &again)) {
-        log_warning("cutting %d exchanges: %s", (int)http_n_exchanges(s->http),
+        log_warning("cutting %d exchanges: %s", (int)http_n_working(s->http),
                     again ? "second signal" : "drain_timeout passed");
         outcome->code = EXIT_CODE_CUT;
         http_cut(s->http);
@@ -160,12 +207,11 @@ enum status command_serve(const struct config *config, struct outcome *outcome, 
     struct server server;
     struct loader loader = {.config = config, .server = &server};
     FILE *log_file = NULL;
+    const char *port_file = NULL; /* one that we wrote */
     sigset_t signals;
-    if (!config->model || !*config->model) {
-        return error_set(err, STATUS_INVALID, "the model folder is missing: give it as the first argument");
-    }
-    enum status status = server_open_log(config, &log_file, err);
-    if (status) {
+    /* The folder before the port: a slip in its name needs no server to tell about it. */
+    enum status status = server_check_folder(config, err);
+    if (status || (status = server_open_log(config, &log_file, err))) {
         return status;
     }
     /* Before any thread exists: all inherit the mask, and only sigwaitinfo below takes these. */
@@ -176,10 +222,13 @@ enum status command_serve(const struct config *config, struct outcome *outcome, 
     sigaddset(&signals, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     log_info("any4 %s (%s)", ANY4_VERSION, ANY4_COMMIT);
-    config_log(config);
+    /* Forty keys: for a log that is searched, not for one that is read. */
+    config_log(config, server_log_format(config, log_file) == LOG_FORMAT_JSON ? LOG_INFO : LOG_DEBUG);
+    raise_file_limit(config->max_connections);
     if ((status = server_init(&server, config, err)) || (status = open_http(&server, config, err))) {
         goto cleanup;
     }
+    port_file = config->port_file;
     if (pthread_create(&loader.thread, NULL, load_model, &loader)) {
         status = error_set(err, STATUS_NO_MEMORY, "cannot start the loading thread");
         goto cleanup;
@@ -187,6 +236,7 @@ enum status command_serve(const struct config *config, struct outcome *outcome, 
     int signal_number = wait_for_end(&server, &loader, &signals);
     if (!atomic_load(&loader.done)) {
         log_info("stopped by %s while loading", strsignal(signal_number));
+        remove_port_file(&port_file);
         outcome->abandon = true; /* nothing was answered yet, and loading cannot be interrupted */
         return STATUS_OK;
     }
@@ -198,6 +248,7 @@ enum status command_serve(const struct config *config, struct outcome *outcome, 
     }
     log_info("stopping: %s", strsignal(signal_number));
     shut_down(&server, &signals, outcome);
+    remove_port_file(&port_file);
     if (outcome->abandon) {
         return STATUS_OK;
     }
@@ -207,9 +258,7 @@ cleanup:
     engine_close(loader.engine);
     tokenizer_close(loader.tokenizer);
     server_finish(&server);
-    if (config->port_file && !status) {
-        unlink(config->port_file);
-    }
+    remove_port_file(&port_file);
     if (log_file) {
         log_configure(LOG_FORMAT_TEXT, LOG_INFO, stderr);
         fclose(log_file);

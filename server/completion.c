@@ -39,10 +39,12 @@ static enum api_code open_streams(struct completion *c, struct api_error *error)
     return API_OK;
 }
 
-/* Hands sequences to the engine until one is refused for lack of room. */
+/* Hands sequences to the engine until one is refused for lack of room. No more at a time than can run together:
+ * one request must not take every place in the queue. */
 static enum api_code submit_more(struct completion *c, struct api_error *error)
 {
-    while (c->n_submitted < c->n_choices) {
+    int32_t most = c->request.max_submitted ? c->request.max_submitted : INT32_MAX;
+    while (c->n_submitted < c->n_choices && c->n_submitted - c->n_finished < most) {
         struct choice *choice = &c->choices[c->n_submitted];
         const struct completion_prompt *prompt = &c->request.prompts[choice->prompt];
         struct generate_params params = c->request.params;
@@ -156,8 +158,8 @@ static void take_token(struct completion *c, struct choice *choice, const struct
     choice->last_token_ns = now;
     choice->logprob_sum += (double)event->logprob.logprob;
     if (text_stream_push(&choice->stream, event)) {
-        request_cancel(
-            choice->handle); /* its text is complete; what the engine still has of it is not wanted */
+        /* Its text is complete: what the engine still has of it is not wanted. */
+        request_cancel_as(choice->handle, FINISH_STOP);
         choice_finish(c, choice, FINISH_STOP);
     }
 }

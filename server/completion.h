@@ -24,6 +24,7 @@ struct choice {
     struct request_timings timings;
     /* What a stream has sent: */
     size_t text_sent;
+    struct text_cursor cursor;
     int64_t tokens_sent, ids_sent;
     int32_t chunks_sent;
     bool end_sent;
@@ -32,8 +33,8 @@ struct choice {
 struct completion {
     struct completion_request request;
     struct engine *engine;
-    const struct tokenizer *tokenizer;
-    struct metrics *metrics; /* NULL: not counted */
+    const struct tokenizer *tokenizer; /* NULL: ids alone, without any text */
+    struct metrics *metrics;           /* NULL: not counted */
     request_notify_fn *notify;
     void *context;
     int64_t arrival_ns, submitted_ns, deadline_ms;

@@ -103,6 +103,12 @@ static void parse_prompt_ids(struct fields *f, struct completion_prompt *prompt,
     }
 }
 
+/* What comes before the type of a wrong item: members of the body have a name, elements of a list do not. */
+static const char *inside_list(const cJSON *item)
+{
+    return item->string ? "" : "a list with ";
+}
+
 static void parse_one_prompt(struct fields *f, struct completion_prompt *prompt, const cJSON *item,
                              const struct request_rules *rules)
 {
@@ -113,9 +119,9 @@ static void parse_one_prompt(struct fields *f, struct completion_prompt *prompt,
         parse_prompt_ids(f, prompt, item, rules);
     } else {
         api_fail(f->error, API_INVALID_TYPE, "prompt",
-                 "prompt must be a string, a list of strings, a list of ids or a list of lists of ids, and "
-                 "holds %s",
-                 fields_type_name(item));
+                 "prompt must be a string, a list of strings, a list of ids or a list of lists of ids, not "
+                 "%s%s",
+                 inside_list(item), fields_type_name(item));
     }
 }
 
@@ -151,8 +157,8 @@ static void parse_prompts(struct fields *f, struct completion_request *request,
     const cJSON *item = first;
     for (int i = 0; i < n_prompts && !f->error->code; i++, item = item->next) {
         if (item->type != first->type) {
-            api_fail(f->error, API_INVALID_TYPE, "prompt", "prompt mixes %s and %s", fields_type_name(first),
-                     fields_type_name(item));
+            api_fail(f->error, API_INVALID_TYPE, "prompt", "prompt holds both %s and %s",
+                     fields_type_name(first), fields_type_name(item));
             return;
         }
         parse_one_prompt(f, &request->prompts[i], item, rules);
@@ -212,8 +218,8 @@ static void parse_stop_string(struct fields *f, struct completion_request *reque
                               const struct request_rules *rules)
 {
     if (!cJSON_IsString(item)) {
-        api_fail(f->error, API_INVALID_TYPE, "stop",
-                 "stop must be a string or a list of strings, and holds %s", fields_type_name(item));
+        api_fail(f->error, API_INVALID_TYPE, "stop", "stop must be a string or a list of strings, not %s%s",
+                 inside_list(item), fields_type_name(item));
         return;
     }
     size_t length = strlen(item->valuestring);
@@ -406,11 +412,15 @@ static void parse_unsupported(struct fields *f, bool chat)
         api_fail(f->error, API_UNSUPPORTED_PARAMETER, "grammar", "grammar is not supported");
         return;
     }
-    static const char *const tool_fields[] = {"tools", "tool_choice", "functions"};
-    for (int i = 0; i < 3; i++) {
+    enum { TOOLS, TOOL_CHOICE, FUNCTIONS, N_TOOL_FIELDS };
+    static const char *const tool_fields[N_TOOL_FIELDS] = {
+        [TOOLS] = "tools", [TOOL_CHOICE] = "tool_choice", [FUNCTIONS] = "functions"};
+    for (int i = 0; i < N_TOOL_FIELDS; i++) {
         item = fields_get(f, tool_fields[i]);
         bool empty = cJSON_IsArray(item) && !item->child;
         bool none = cJSON_IsString(item) && !strcmp(item->valuestring, "none");
+        /* Tools were refused before it: with none to choose from, the choice is free. */
+        none |= i == TOOL_CHOICE && cJSON_IsString(item) && !strcmp(item->valuestring, "auto");
         if (item && !empty && !none) {
             api_fail(f->error, API_UNSUPPORTED_PARAMETER, tool_fields[i], "%s is not supported",
                      tool_fields[i]);
@@ -439,7 +449,12 @@ static enum api_code parse_request(struct completion_request *request, cJSON *ro
                                    const struct request_rules *rules, bool chat, struct api_error *error)
 {
     *request = (struct completion_request){
-        .root = root, .chat = chat, .n = 1, .best_of = 1, .add_special_tokens = true};
+        .root = root,
+        .chat = chat,
+        .n = 1,
+        .best_of = 1,
+        .add_special_tokens = true,
+        .max_submitted = rules->max_submitted};
     generate_params_init(&request->params);
     *error = (struct api_error){0};
     if (!cJSON_IsObject(root)) {
@@ -516,12 +531,55 @@ static enum api_code decide_max_tokens(struct completion_request *request, int32
     return API_OK;
 }
 
+enum api_code completion_text_encode(const struct tokenizer *tokenizer, const char *text, size_t n_bytes,
+                                     bool add_special_tokens, int32_t **ids, int32_t *n_ids,
+                                     struct api_error *error)
+{
+    struct error why = {0};
+    bool bos = n_bytes ? add_special_tokens && tokenizer_adds_bos(tokenizer) : tokenizer_bos(tokenizer) >= 0;
+    enum status status = tokenizer_encode(tokenizer, text, n_bytes, bos, ids, n_ids, &why);
+    if (!status) {
+        return API_OK;
+    }
+    return api_fail(error, status == STATUS_NO_MEMORY ? API_OUT_OF_MEMORY : API_INVALID_VALUE, "prompt",
+                    "prompt cannot be encoded: %s", why.message);
+}
+
+/* Refuses before encoding, which takes seconds for megabytes, what cannot fit even in the longest tokens. */
+static enum api_code check_text_fits(const struct completion_request *request,
+                                     const struct completion_prompt *prompt,
+                                     const struct tokenizer *tokenizer, const struct request_rules *rules,
+                                     struct api_error *error)
+{
+    int64_t least = 0, wanted = request->rest_of_context ? 1 : request->params.max_tokens;
+    if (request->truncate_prompt_tokens) {
+        return API_OK;
+    }
+    if (prompt->text) {
+        least = tokenizer_min_tokens(tokenizer, prompt->text, prompt->text_bytes);
+    }
+    for (int32_t i = 0; i < request->messages.n; i++) {
+        const char *text = request->messages.items[i].content;
+        least += tokenizer_min_tokens(tokenizer, text, strlen(text));
+    }
+    if (least + wanted <= rules->max_model_len) {
+        return API_OK;
+    }
+    return api_fail(error, API_CONTEXT_LENGTH_EXCEEDED, request->chat ? "messages" : "prompt",
+                    "the prompt has at least %lld tokens and %s %lld: together more than the context of %d",
+                    (long long)least, request->rest_of_context ? "an answer at least" : "max_tokens is",
+                    (long long)wanted, (int)rules->max_model_len);
+}
+
 static enum api_code encode_one(struct completion_request *request, struct completion_prompt *prompt,
                                 const struct tokenizer *tokenizer, const struct request_rules *rules,
                                 struct api_error *error)
 {
     struct error why = {0};
     const char *field = request->chat ? "messages" : "prompt";
+    if (check_text_fits(request, prompt, tokenizer, rules, error)) {
+        return error->code;
+    }
     if (request->chat) {
         struct chat_prompt rendered;
         if (chat_messages_render(&rendered, &request->messages, rules->chat_template, tokenizer, request->bos,
@@ -533,15 +591,9 @@ static enum api_code encode_one(struct completion_request *request, struct compl
         rendered.ids = NULL;
         chat_prompt_finish(&rendered);
     } else if (prompt->text) {
-        bool bos = request->add_special_tokens && tokenizer_adds_bos(tokenizer);
-        if (!prompt->text_bytes && tokenizer_bos(tokenizer) >= 0) {
-            bos = true; /* an empty prompt is BOS alone: a sequence cannot begin from nothing */
-        }
-        enum status status = tokenizer_encode(tokenizer, prompt->text, prompt->text_bytes, bos, &prompt->ids,
-                                              &prompt->n_ids, &why);
-        if (status) {
-            return api_fail(error, status == STATUS_NO_MEMORY ? API_OUT_OF_MEMORY : API_INVALID_VALUE,
-                            "prompt", "prompt cannot be encoded: %s", why.message);
+        if (completion_text_encode(tokenizer, prompt->text, prompt->text_bytes, request->add_special_tokens,
+                                   &prompt->ids, &prompt->n_ids, error)) {
+            return error->code;
         }
     }
     if (prompt->n_ids < 1) {

@@ -30,6 +30,7 @@ struct request_rules {
     bool strict_fields;
     enum chat_template_kind chat_template;
     int32_t default_max_tokens; /* of chat; 0: the rest of the context */
+    int32_t max_submitted;      /* sequences of one request in the engine at a time; 0: all */
 };
 
 struct completion_prompt {
@@ -64,6 +65,7 @@ struct completion_request {
     int32_t truncate_prompt_tokens; /* 0: off */
     bool hide_logprobs;             /* params.logprobs is there for best_of alone */
     bool return_token_ids, return_timings;
+    int32_t max_submitted; /* as in the rules */
     int64_t timeout_ms;    /* 0: none */
     struct buffer ignored; /* names of unknown fields, "a, b" */
 };
@@ -77,6 +79,11 @@ enum api_code chat_request_parse(struct completion_request *request, cJSON *root
 /* Text -> ids, truncation, and whether prompt + max_tokens fits the context. */
 enum api_code completion_request_encode(struct completion_request *request, const struct tokenizer *tokenizer,
                                         const struct request_rules *rules, struct api_error *error);
+/* One text, as a prompt or for /v1/tokenize: BOS if it is wanted and the model's texts begin so, and for an empty
+ * text if the model has one at all: a sequence cannot begin from nothing. */
+enum api_code completion_text_encode(const struct tokenizer *tokenizer, const char *text, size_t n_bytes,
+                                     bool add_special_tokens, int32_t **ids, int32_t *n_ids,
+                                     struct api_error *error);
 void completion_request_finish(struct completion_request *request); /* accepts zeroed memory */
 
 #endif

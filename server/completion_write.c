@@ -54,15 +54,15 @@ void completion_write_timings(struct buffer *out, const struct completion *c)
 
 /* Code points that begin before byte `at`; a token that begins inside a character counts from that character.
  */
-static int64_t char_offset(const struct text_stream *s, size_t at, size_t *seen_bytes, int64_t *seen_chars)
+static int64_t char_offset(const struct text_stream *s, size_t at, struct text_cursor *seen)
 {
     const char *text = s->text.data;
     size_t end = at < s->text.length ? at : s->text.length;
-    for (; *seen_bytes < end; ++*seen_bytes) {
-        *seen_chars += ((unsigned char)text[*seen_bytes] & 0xc0) != 0x80;
+    for (; seen->bytes < end; seen->bytes++) {
+        seen->chars += ((unsigned char)text[seen->bytes] & 0xc0) != 0x80;
     }
     bool inside = end < s->text.length && ((unsigned char)text[end] & 0xc0) == 0x80;
-    return *seen_chars - inside;
+    return seen->chars - inside;
 }
 
 static void write_token_name(struct buffer *out, const struct text_stream *s, int32_t id,
@@ -168,7 +168,7 @@ static void write_chat_logprobs(struct buffer *out, const struct text_stream *s,
 
 /* Tokens [first, s->n_released) without those that end the sequence. */
 static void write_logprobs(struct buffer *out, const struct completion *c, const struct text_stream *s,
-                           int64_t first)
+                           int64_t first, struct text_cursor *seen)
 {
     if (c->request.params.logprobs < 0 || c->request.hide_logprobs) {
         buffer_text(out, "null");
@@ -179,8 +179,7 @@ static void write_logprobs(struct buffer *out, const struct completion *c, const
         return;
     }
     struct buffer scratch = {0}, tokens = {0}, values = {0}, tops = {0}, offsets = {0};
-    size_t seen_bytes = 0;
-    int64_t seen_chars = 0, n = 0;
+    int64_t n = 0;
     for (int64_t i = first; i < s->n_released; i++) {
         const struct token_record *record = &s->tokens[i];
         if (record->hidden) {
@@ -199,7 +198,7 @@ static void write_logprobs(struct buffer *out, const struct completion *c, const
             buffer_text(&tops, "null");
         }
         buffer_text(&offsets, comma);
-        buffer_printf(&offsets, "%" PRId64, char_offset(s, record->begin, &seen_bytes, &seen_chars));
+        buffer_printf(&offsets, "%" PRId64, char_offset(s, record->begin, seen));
     }
     buffer_text(out, "{\"tokens\":[");
     buffer_append(out, tokens.data, tokens.length);
@@ -243,12 +242,22 @@ static void write_ids(struct buffer *out, const struct completion *c, const stru
 
 /* What of a choice one entry of choices shows. */
 struct part {
+    struct text_cursor *cursor; /* not behind the first token */
     size_t text_from;
     int64_t tokens_from, ids_from;
     bool delta; /* of a chat stream: message is called delta */
     bool begin; /* ... names the role */
     bool end;   /* says how the choice ended */
 };
+
+void completion_write_text(struct buffer *out, const struct completion *c, const char *text, size_t length)
+{
+    if (c->tokenizer) {
+        buffer_json_string(out, text, length);
+    } else {
+        buffer_text(out, "null");
+    }
+}
 
 static void write_part_text(struct buffer *out, const struct completion *c, const struct text_stream *s,
                             const struct part *part)
@@ -257,7 +266,7 @@ static void write_part_text(struct buffer *out, const struct completion *c, cons
     size_t length = s->text.length - part->text_from;
     if (!c->request.chat) {
         buffer_text(out, ",\"text\":");
-        buffer_json_string(out, text, length);
+        completion_write_text(out, c, text, length);
         return;
     }
     buffer_printf(out, ",\"%s\":{", part->delta ? "delta" : "message");
@@ -279,7 +288,7 @@ static void write_choice(struct buffer *out, const struct completion *c, const s
     buffer_printf(out, "{\"index\":%d", (int)index);
     write_part_text(out, c, s, part);
     buffer_text(out, ",\"logprobs\":");
-    write_logprobs(out, c, s, part->tokens_from);
+    write_logprobs(out, c, s, part->tokens_from, part->cursor);
     buffer_text(out, ",\"finish_reason\":");
     buffer_json_text(out, part->end ? finish_reason_name(choice->reason) : NULL);
     buffer_text(out, ",\"stop_reason\":");
@@ -299,9 +308,10 @@ static void write_choice(struct buffer *out, const struct completion *c, const s
 void completion_write_choices(struct buffer *out, const struct completion *c)
 {
     int32_t n = c->request.n_prompts * c->request.n;
-    const struct part whole = {.begin = true, .end = true};
     buffer_text(out, "[");
     for (int32_t i = 0; i < n; i++) {
+        struct text_cursor cursor = {0};
+        const struct part whole = {.cursor = &cursor, .begin = true, .end = true};
         buffer_text(out, i ? "," : "");
         write_choice(out, c, &c->choices[completion_pick(c, i)], i, &whole);
     }
@@ -325,7 +335,8 @@ static void write_chunk(struct buffer *out, struct completion *c, struct choice 
                         const struct completion_style *style, bool end)
 {
     struct buffer json = {0};
-    const struct part part = {.text_from = choice->text_sent,
+    const struct part part = {.cursor = &choice->cursor,
+                              .text_from = choice->text_sent,
                               .tokens_from = choice->tokens_sent,
                               .ids_from = choice->ids_sent,
                               .delta = true,

@@ -15,6 +15,9 @@ void completion_write(struct buffer *out, const struct completion *c, const stru
 /* Its array of choices alone. */
 void completion_write_choices(struct buffer *out, const struct completion *c);
 
+/* A text as a JSON string; null where there is no tokenizer. */
+void completion_write_text(struct buffer *out, const struct completion *c, const char *text, size_t length);
+
 /* Appends one SSE event per choice that has something new, then, when all have ended, the usage chunk if
  * asked for. Ends of choices are sent with their last text. Does not write [DONE]. */
 void completion_write_chunks(struct buffer *out, struct completion *c, const struct completion_style *style);

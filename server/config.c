@@ -90,7 +90,7 @@ static void key_spelling(char *out, size_t size, const char *name, enum config_o
     snprintf(out, size, "%s%s",
              origin == ORIGIN_FLAG          ? "--"
              : origin == ORIGIN_ENVIRONMENT ? "ANY4_"
-                                            : "config file key ",
+                                            : "", /* the file is named before it */
              name);
     for (char *c = out; *c && origin != ORIGIN_FILE; c++) {
         *c = origin == ORIGIN_FLAG && *c == '_' ? '-'
@@ -113,7 +113,8 @@ static enum status unknown_key(const struct config *config, const char *name, en
     const char *near = nearest_name(name, names, n);
     key_spelling(spelling, sizeof spelling, name, origin);
     if (!near && origin == ORIGIN_ENVIRONMENT) {
-        /* Orchestrators put variables of their own there, such as ANY4_SERVICE_HOST for a service called any4. */
+        /* Orchestrators put variables of their own there, such as ANY4_SERVICE_HOST for a service called
+         * any4. */
         log_warning("environment variable %s is no setting of any4: left out", spelling);
         return STATUS_OK;
     }
@@ -270,7 +271,8 @@ enum status config_apply(struct config *config, struct error *err)
         const char *text = config->values[i] ? config->values[i] : config_keys[i].default_text;
         enum status status = text ? apply_one(config, i, text, err) : STATUS_OK;
         if (status) {
-            return status;
+            const char *path = config->values[find_key("config")];
+            return config->origins[i] == ORIGIN_FILE && path ? error_prefix(err, path) : status;
         }
     }
     return STATUS_OK;
@@ -315,7 +317,7 @@ enum status config_read_json(struct config *config, const char *text, size_t len
             }
             value = buffer_string(&list);
         } else {
-            status = error_set(err, STATUS_INVALID, "config file key %s must not be an object", item->string);
+            status = error_set(err, STATUS_INVALID, "%s must not be an object", item->string);
             value = NULL;
         }
         if (value) {
@@ -363,6 +365,11 @@ static enum status read_environment(struct config *config, struct error *err)
         if (!strcmp(name, "fixtures") || !strcmp(name, "source_root")) {
             continue;
         }
+        /* What Kubernetes writes for a service called any4. */
+        if (!strcmp(name, "port") && !strncmp(equals + 1, "tcp://", 6)) {
+            log_warning("environment variable ANY4_PORT=%.80s is a service link, no setting: left out", equals + 1);
+            continue;
+        }
         enum status status = config_set(config, name, equals + 1, ORIGIN_ENVIRONMENT, err);
         if (status) {
             return status;
@@ -389,6 +396,10 @@ static enum status read_flag(struct config *config, int argc, char **argv, int *
         *c = *c == '-' ? '_' : *c;
     }
     int32_t i = find_key(name);
+    int32_t negated = i < 0 && !equals && !strncmp(name, "no_", 3) ? find_key(name + 3) : -1;
+    if (negated >= 0 && config_keys[negated].type == CONFIG_BOOL) {
+        return config_set(config, name + 3, "off", ORIGIN_FLAG, err);
+    }
     if (i >= 0 && config_keys[i].type == CONFIG_BOOL && !equals) {
         bool ignored;
         if (argc > 1 && strlen(argv[1]) > 1 && parse_bool(argv[1], &ignored)) {
@@ -420,6 +431,9 @@ static enum status read_flags(struct config *config, int argc, char **argv, stru
             status = config_set(config, "help", "on", ORIGIN_FLAG, err);
         } else if (!only_words && !strncmp(argv[i], "--", 2)) {
             status = read_flag(config, argc - i, argv + i, &used, err);
+        } else if (!only_words && argv[i][0] == '-' && argv[i][1]) {
+            status = error_set(err, STATUS_INVALID, "%.80s is unknown (see --help)%s", argv[i],
+                               config->command == CONFIG_FOR_TOKENIZE ? "; -- goes before such a text" : "");
         } else if (n_words == 0 && (config->command & CONFIG_FOR_MODEL)) {
             status = config_set(config, "model", argv[i], ORIGIN_FLAG, err);
             n_words++;

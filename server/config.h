@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "engine/base/log.h"
 #include "engine/base/status.h"
 #include "server/buffer.h"
 
@@ -21,8 +22,8 @@ enum {
     CONFIG_FOR_HEALTHCHECK = 1 << 6,
     CONFIG_FOR_VERSION = 1 << 7,
     CONFIG_FOR_BENCH_DECODE = 1 << 8,
-    CONFIG_FOR_ENGINE =
-        CONFIG_FOR_SERVE | CONFIG_FOR_GENERATE | CONFIG_FOR_EVAL | CONFIG_FOR_VERIFY | CONFIG_FOR_BENCH_DECODE,
+    CONFIG_FOR_ENGINE = CONFIG_FOR_SERVE | CONFIG_FOR_GENERATE | CONFIG_FOR_EVAL | CONFIG_FOR_VERIFY |
+                        CONFIG_FOR_BENCH_DECODE,
     CONFIG_FOR_MODEL = CONFIG_FOR_ENGINE | CONFIG_FOR_TOKENIZE | CONFIG_FOR_PLAN,
     CONFIG_FOR_ALL = (1 << 9) - 1,
 };
@@ -34,7 +35,7 @@ enum config_type {
     CONFIG_INT,     /* int64_t in [min, max] */
     CONFIG_BYTES,   /* int64_t; K, M, G suffixes of 1024; "auto" is 0 where min is 0 */
     CONFIG_SECONDS, /* double in [min, max] */
-    CONFIG_BOOL,    /* on/off, true/false, 1/0; a flag alone is on */
+    CONFIG_BOOL,    /* on/off, true/false, 1/0; a flag alone is on, --no-name is off */
     CONFIG_CHOICE,  /* one of choices, "a|b|c": int32_t, its place there */
     CONFIG_LATER,   /* an API key that does not work yet: only its default is accepted */
 };
@@ -111,7 +112,8 @@ enum status config_read_json(struct config *config, const char *text, size_t len
 
 void config_print(FILE *file, const struct config *config); /* values and origins, secrets masked */
 void config_print_json(FILE *file, const struct config *config);
-void config_log(const struct config *config); /* what differs from the default, and the limits */
+/* What differs from the default, and the limits. */
+void config_log(const struct config *config, enum log_level level);
 void config_print_help(FILE *file, unsigned command, const char *usage, const char *about);
 
 /* The known name nearest to `name` by edit distance, or NULL when none is near. */

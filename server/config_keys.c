@@ -106,7 +106,7 @@ const struct config_key config_keys[] = {
 
     /* Logging */
     {"log_format", CONFIG_CHOICE, CONFIG_FOR_MODEL, "auto", 0, 0, "auto|text|json", AT(log_format), false,
-     "auto: json for serve, else text"},
+     "auto: json where serve does not log to a terminal, else text"},
     {"log_level", CONFIG_CHOICE, CONFIG_FOR_MODEL, "info", 0, 0, "error|warning|info|debug", AT(log_level),
      false, "least severity that is logged"},
     {"log_file", CONFIG_STRING, CONFIG_FOR_MODEL, "stderr", 0, 0, 0, AT(log_file), false,
@@ -141,18 +141,20 @@ const struct config_key config_keys[] = {
      "end at these ids: 1,2,3"},
     {"ignore_eos", CONFIG_BOOL, GENERATE, "off", 0, 0, 0, AT(ignore_eos), false, "go on past the end token"},
     {"logprobs", CONFIG_FIELD, GENERATE, NULL, 0, 0, 0, AT(logprobs), false,
-     "alternatives per token in --json"},
+     "alternatives per token; needs --json"},
     {"n", CONFIG_FIELD, GENERATE, NULL, 0, 0, 0, AT(n), false, "answers; default 1"},
     {"echo", CONFIG_BOOL, GENERATE, "off", 0, 0, 0, AT(echo), false, "begin the text with the prompt"},
     {"stream", CONFIG_BOOL, GENERATE, "off", 0, 0, 0, AT(stream), false, "print text as it comes"},
 
     /* bench decode */
-    {"batch", CONFIG_STRING, CONFIG_FOR_BENCH_DECODE, "1,4,16,64", 0, 0, 0, AT(batch), false, "batch sizes, comma list"},
+    {"batch", CONFIG_STRING, CONFIG_FOR_BENCH_DECODE, "1,4,16,64", 0, 0, 0, AT(batch), false,
+     "batch sizes, comma list"},
     {"input_tokens", CONFIG_INT, CONFIG_FOR_BENCH_DECODE, "16", 1, 16777215, 0, AT(input_tokens), false,
      "random prompt ids per sequence"},
     {"output_tokens", CONFIG_INT, CONFIG_FOR_BENCH_DECODE, "128", 2, 16777215, 0, AT(output_tokens), false,
      "tokens decoded per sequence"},
-    {"repeat", CONFIG_INT, CONFIG_FOR_BENCH_DECODE, "5", 1, 1000, 0, AT(repeat), false, "runs per batch size"},
+    {"repeat", CONFIG_INT, CONFIG_FOR_BENCH_DECODE, "5", 1, 1000, 0, AT(repeat), false,
+     "runs per batch size"},
 
     /* eval, tokenize, healthcheck */
     {"text", CONFIG_STRING, CONFIG_FOR_EVAL, NULL, 0, 0, 0, AT(text_file), false,
@@ -165,7 +167,7 @@ const struct config_key config_keys[] = {
     {"stdin", CONFIG_BOOL, CONFIG_FOR_TOKENIZE, "off", 0, 0, 0, AT(from_stdin), false,
      "read the text from there"},
     {"url", CONFIG_STRING, CONFIG_FOR_HEALTHCHECK, NULL, 0, 0, 0, AT(url), false,
-     "what to ask; default: /readyz at host and port"},
+     "what to ask; default: host and port; without a path: /readyz"},
 
     /* Named by the API, not there yet */
     {"unix_socket", CONFIG_LATER, SERVE, NULL, 0, 0, 0, 0, false, "path to listen on"},

@@ -2,7 +2,6 @@
 #include <ctype.h>
 #include <string.h>
 
-#include "engine/base/log.h"
 #include "server/config.h"
 
 static const char *const origin_names[] = {"default", "file", "environment", "flag"};
@@ -13,10 +12,16 @@ static const char *shown_value(const struct config *config, int32_t i)
     return text && config_keys[i].secret ? "***" : text;
 }
 
+/* Prints and exits: no setting of what runs. */
+static bool is_question(const struct config_key *key)
+{
+    return !strcmp(key->name, "print_config") || !strcmp(key->name, "help");
+}
+
 static bool is_asked_for(const struct config *config, int32_t i)
 {
-    return (config_keys[i].commands & config->command) && strcmp(config_keys[i].name, "print_config") &&
-           strcmp(config_keys[i].name, "help");
+    return (config_keys[i].commands & config->command) && !is_question(&config_keys[i]) &&
+           config_keys[i].type != CONFIG_LATER;
 }
 
 void config_print(FILE *file, const struct config *config)
@@ -53,7 +58,7 @@ void config_print_json(FILE *file, const struct config *config)
     buffer_finish(&out);
 }
 
-void config_log(const struct config *config)
+void config_log(const struct config *config, enum log_level level)
 {
     struct buffer out = {0};
     buffer_text(&out, "\"msg\":\"settings\"");
@@ -66,7 +71,7 @@ void config_log(const struct config *config)
             buffer_json_text(&out, value);
         }
     }
-    log_event(LOG_INFO, buffer_string(&out));
+    log_event(level, buffer_string(&out));
     buffer_finish(&out);
 }
 
@@ -84,12 +89,12 @@ void config_print_help(FILE *file, unsigned command, const char *usage, const ch
             *c = *c == '_' ? '-' : *c;
         }
         fprintf(file, "  %-26s %s", flag, key->help);
-        if (key->choices) {
-            fprintf(file, " (%s)", key->choices);
+        if (key->choices || (key->type == CONFIG_BOOL && !is_question(key))) {
+            fprintf(file, " (%s)", key->choices ? key->choices : "on|off");
         } else if ((key->type == CONFIG_INT || key->type == CONFIG_SECONDS) && key->max > key->min) {
             fprintf(file, " (%.10g..%.10g)", key->min, key->max);
         }
-        if (key->default_text) {
+        if (key->default_text && !is_question(key)) {
             fprintf(file, " [%s]", key->default_text);
         }
         fprintf(file, "\n");

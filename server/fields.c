@@ -8,11 +8,11 @@
 const char *fields_type_name(const cJSON *item)
 {
     return cJSON_IsNull(item)     ? "null"
-           : cJSON_IsBool(item)   ? "boolean"
-           : cJSON_IsNumber(item) ? "number"
-           : cJSON_IsString(item) ? "string"
-           : cJSON_IsArray(item)  ? "array"
-                                  : "object";
+           : cJSON_IsBool(item)   ? "a boolean"
+           : cJSON_IsNumber(item) ? "a number"
+           : cJSON_IsString(item) ? "a string"
+           : cJSON_IsArray(item)  ? "a list"
+                                  : "an object";
 }
 
 const cJSON *fields_get(const struct fields *f, const char *name)

@@ -34,6 +34,6 @@ bool fields_id(struct fields *f, const char *name, const cJSON *item, int32_t li
  */
 void fields_check_known(struct fields *f, const char *const *known, bool strict, struct buffer *ignored);
 
-const char *fields_type_name(const cJSON *item); /* "string", "object" ... */
+const char *fields_type_name(const cJSON *item); /* "a string", "an object" ... */
 
 #endif

@@ -19,13 +19,19 @@
 #include "server/clock.h"
 #include "server/sse.h"
 #include "server/watcher.h"
+#include "server/worker.h"
+
+/* A body from here on is left to the worker: 16 KiB of text are 17 ms of tokenizing. */
+enum { LONG_BODY_BYTES = 16 << 10, DISCARD_LIMITS = 4 };
 
 struct http {
     struct http_options options;
     struct MHD_Daemon *daemon;
     struct watcher *watcher;
+    struct worker *worker;
     int32_t port;
     atomic_int n_connections;
+    atomic_bool closing; /* requests that become whole now are dropped */
 };
 
 void exchange_notify(void *exchange)
@@ -33,7 +39,7 @@ void exchange_notify(void *exchange)
     struct exchange *x = exchange;
     pthread_mutex_lock(&x->lock);
     x->signaled = true;
-    if (x->suspended) {
+    if (x->suspended && !x->held) {
         x->suspended = false;
         MHD_resume_connection(x->connection);
     }
@@ -64,6 +70,39 @@ static bool exchange_suspend(struct exchange *x)
     }
     pthread_mutex_unlock(&x->lock);
     return suspend;
+}
+
+/* On the worker's thread, the connection suspended meanwhile. */
+static void exchange_work(struct exchange *x)
+{
+    struct http *http = x->http;
+    enum exchange_step step = EXCHANGE_WAIT;
+    if (!atomic_load(&x->gone)) {
+        step = http->options.callbacks.run(http->options.context, x);
+    }
+    pthread_mutex_lock(&x->lock);
+    x->next_step = step;
+    x->held = false;
+    x->was_held = true;
+    x->suspended = false;
+    MHD_resume_connection(x->connection);
+    pthread_mutex_unlock(&x->lock);
+}
+
+/* Leaves the run to the worker. False when it has too much to do already. */
+static bool exchange_hand_over(struct exchange *x)
+{
+    watcher_watch(x->http->watcher, x);
+    pthread_mutex_lock(&x->lock);
+    bool added = worker_add(x->http->worker, x);
+    if (added) {
+        x->held = true;
+        x->suspended = true;
+        x->wake_at_ns = 0;
+        MHD_suspend_connection(x->connection);
+    }
+    pthread_mutex_unlock(&x->lock);
+    return added;
 }
 
 const char *exchange_header(const struct exchange *x, const char *name)
@@ -126,7 +165,16 @@ static void exchange_address(struct exchange *x)
     }
 }
 
-/* The client's own id if it is harmless in a header and a log line, else 16 random hex digits. */
+void request_id_make(char *out, size_t size)
+{
+    uint64_t random = 0;
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) {
+        random = (uint64_t)clock_now_ns();
+    }
+    snprintf(out, size, "req-%016llx", (unsigned long long)random);
+}
+
+/* The client's own id if it is harmless in a header and a log line, else one of ours. */
 static void exchange_name(struct exchange *x)
 {
     const char *own = exchange_header(x, "X-Request-Id");
@@ -136,11 +184,7 @@ static void exchange_name(struct exchange *x)
         memcpy(x->request_id, own, length + 1);
         return;
     }
-    uint64_t random = 0;
-    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) {
-        random = (uint64_t)x->arrival_ns;
-    }
-    snprintf(x->request_id, sizeof x->request_id, "req-%016llx", (unsigned long long)random);
+    request_id_make(x->request_id, sizeof x->request_id);
 }
 
 /* The request line has arrived. What is returned becomes *req_cls of the other callbacks. */
@@ -184,7 +228,9 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         return;
     }
     *req_cls = NULL;
+    struct peer *peer = exchange_peer(x);
     if (x->begun) {
+        x->cut_status = peer ? atomic_load(&peer->cut_status) : 0;
         bool complete = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && x->answered &&
                         (!x->streaming || (x->stream_done && !x->stream.length));
         http->options.callbacks.done(http->options.context, x, complete);
@@ -193,8 +239,8 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         x->close_job(x); /* after this the engine does not notify any more */
     }
     watcher_remove_exchange(http->watcher, x);
-    struct peer *peer = exchange_peer(x);
     if (peer && atomic_load(&peer->phase) != PEER_CUT) {
+        atomic_store(&peer->received_before, peer_received(peer));
         peer_enter(peer, PEER_IDLE);
     }
     MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT,
@@ -273,7 +319,7 @@ static enum MHD_Result send_reply(struct exchange *x)
         x->reply.status = 500;
         buffer_text(body,
                     "{\"error\":{\"message\":\"out of memory for the answer\",\"type\":\"internal_error\","
-                    "\"param\":null,\"code\":\"internal\"}}");
+                    "\"param\":null,\"code\":\"internal\"}}\n");
     }
     char *data = body->data;
     size_t length = body->length;
@@ -353,7 +399,52 @@ static enum MHD_Result exchange_go_on(struct exchange *x, enum exchange_step ste
     }
 }
 
-static enum MHD_Result exchange_begin(struct http *http, struct exchange *x, const char *method)
+struct framing {
+    int32_t n_lengths, n_encodings, n_hosts;
+    bool strange;
+};
+
+static enum MHD_Result look_at_header(void *context, enum MHD_ValueKind kind, const char *name,
+                                      const char *value)
+{
+    struct framing *f = context;
+    (void)kind;
+    value = value ? value : "";
+    if (!strcasecmp(name, "Content-Length")) {
+        f->n_lengths++;
+        f->strange |= !*value || value[strspn(value, "0123456789")];
+    } else if (!strcasecmp(name, "Transfer-Encoding")) {
+        f->n_encodings++;
+        f->strange |= strcasecmp(value, "chunked") != 0;
+    } else if (!strcasecmp(name, "Host")) {
+        f->n_hosts++;
+    }
+    return MHD_YES;
+}
+
+/* Where this request ends must not be a matter of opinion: a proxy before us could have another one (RFC 9112,
+ * sections 3.2, 6.1 and 6.3). NULL when all is well. */
+static const char *framing_fault(const struct exchange *x, const char *version)
+{
+    struct framing f = {0};
+    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, look_at_header, &f);
+    if (f.n_lengths > 1) {
+        return "Content-Length is given more than once";
+    }
+    if (f.n_lengths && f.n_encodings) {
+        return "Content-Length and Transfer-Encoding exclude each other";
+    }
+    if (f.n_encodings > 1 || f.strange) {
+        return f.n_encodings ? "Transfer-Encoding can only be chunked" : "Content-Length is not a number";
+    }
+    if (f.n_hosts > 1 || (!f.n_hosts && !strcmp(version, MHD_HTTP_VERSION_1_1))) {
+        return f.n_hosts ? "Host is given more than once" : "Host is missing";
+    }
+    return NULL;
+}
+
+static enum MHD_Result exchange_begin(struct http *http, struct exchange *x, const char *method,
+                                      const char *version)
 {
     x->begun = true;
     snprintf(x->method, sizeof x->method, "%s", method);
@@ -363,10 +454,21 @@ static enum MHD_Result exchange_begin(struct http *http, struct exchange *x, con
         MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     x->header_bytes = info ? info->header_size : 0;
     struct peer *peer = exchange_peer(x);
-    if (peer && !peer_leave(peer, PEER_HEADERS, PEER_BODY)) {
-        return MHD_NO;
+    if (peer) {
+        memcpy(peer->request_id, x->request_id, sizeof peer->request_id);
+        if (!peer_leave(peer, PEER_HEADERS, PEER_BODY)) {
+            return MHD_NO;
+        }
     }
-    bool settled = http->options.callbacks.begin(http->options.context, x);
+    const char *fault = framing_fault(x, version);
+    bool settled = fault != NULL, at_once = fault != NULL;
+    if (fault) {
+        http->options.callbacks.bad_framing(http->options.context, x, fault);
+        x->reply.close = true;
+    } else {
+        settled = http->options.callbacks.begin(http->options.context, x);
+        at_once = settled && x->reply.close;
+    }
     if (!settled) {
         const char *declared = exchange_header(x, "Content-Length");
         char *end;
@@ -375,11 +477,14 @@ static enum MHD_Result exchange_begin(struct http *http, struct exchange *x, con
         if (n > http->options.max_body_bytes || errno) {
             http->options.callbacks.too_large(http->options.context, x);
             settled = true;
+            /* An ordinary client looks for an answer when all is sent, and one that is cut off before sees a
+             * broken connection alone: what is not much too large is read over. */
+            at_once = n / DISCARD_LIMITS > http->options.max_body_bytes || errno;
         }
     }
     x->discard = settled;
     const char *expect = exchange_header(x, "Expect");
-    if (settled && (x->reply.close || (expect && !strcasecmp(expect, "100-continue")))) {
+    if (settled && (at_once || (expect && !strcasecmp(expect, "100-continue")))) {
         if (peer) {
             peer_leave(peer, PEER_BODY, PEER_REPLY);
         }
@@ -399,7 +504,7 @@ static enum MHD_Result exchange_take(struct http *http, struct exchange *x, cons
     }
     if (x->discard) {
         x->discarded += n;
-        return x->discarded > 4 * http->options.max_body_bytes ? MHD_NO : MHD_YES;
+        return x->discarded / DISCARD_LIMITS > http->options.max_body_bytes ? MHD_NO : MHD_YES;
     }
     buffer_append(&x->body, data, n);
     return x->body.failed ? MHD_NO : MHD_YES;
@@ -413,12 +518,11 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     struct exchange *x = *req_cls;
     (void)connection;
     (void)url;
-    (void)version;
     if (!x) {
         return MHD_NO; /* out of memory when the request line came */
     }
     if (!x->begun) {
-        return exchange_begin(http, x, method);
+        return exchange_begin(http, x, method, version);
     }
     if (*length) {
         return exchange_take(http, x, data, length);
@@ -426,15 +530,27 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     if (x->discard) {
         return send_reply(x);
     }
+    if (x->was_held) {
+        x->was_held = false;
+        return exchange_go_on(x, x->next_step);
+    }
     if (x->step) { /* resumed */
         exchange_arm(x);
         return exchange_go_on(x, x->step(x));
     }
     struct peer *peer = exchange_peer(x);
-    if (peer && !peer_leave(peer, PEER_BODY, PEER_REPLY)) {
+    if ((peer && !peer_leave(peer, PEER_BODY, PEER_REPLY)) || atomic_load(&http->closing)) {
         return MHD_NO;
     }
+    atomic_store(&x->working, true);
     exchange_arm(x);
+    if (x->body.length > LONG_BODY_BYTES) {
+        if (exchange_hand_over(x)) {
+            return MHD_YES;
+        }
+        http->options.callbacks.too_busy(http->options.context, x);
+        return send_reply(x);
+    }
     return exchange_go_on(x, http->options.callbacks.run(http->options.context, x));
 }
 
@@ -502,7 +618,8 @@ enum status http_open(struct http **out, const struct http_options *options, str
     }
     http->options = *options;
     if ((status = open_socket(&fd, &family, options, err)) ||
-        (status = watcher_open(&http->watcher, options->header_timeout, options->body_timeout, err))) {
+        (status = watcher_open(&http->watcher, &http->options, err)) ||
+        (status = worker_open(&http->worker, exchange_work, err))) {
         goto cleanup;
     }
     http->port = socket_port(fd);
@@ -538,6 +655,10 @@ cleanup:
         close(fd);
     }
     if (status) {
+        if (http->worker) {
+            worker_stop(http->worker);
+        }
+        worker_close(http->worker);
         watcher_close(http->watcher);
         free(http);
     }
@@ -559,6 +680,16 @@ int32_t http_n_exchanges(struct http *http)
     return watcher_n_exchanges(http->watcher);
 }
 
+int32_t http_n_working(struct http *http)
+{
+    return watcher_n_working(http->watcher);
+}
+
+void http_drain(struct http *http)
+{
+    watcher_drain(http->watcher);
+}
+
 static void cut_exchange(struct exchange *x)
 {
     atomic_store(&x->cut, true);
@@ -576,6 +707,16 @@ static void leave_exchange(struct exchange *x)
     exchange_notify(x);
 }
 
+/* One that the worker has not begun is left out by it. */
+static void drop_queued(struct exchange *x)
+{
+    pthread_mutex_lock(&x->lock);
+    if (x->held) {
+        atomic_store(&x->gone, true);
+    }
+    pthread_mutex_unlock(&x->lock);
+}
+
 void http_close(struct http *http)
 {
     if (!http) {
@@ -583,7 +724,10 @@ void http_close(struct http *http)
     }
     /* libmicrohttpd must not be stopped while a connection is suspended: each is woken, first to end with an
      * error, then, if its client does not read, to end without one. */
+    atomic_store(&http->closing, true);
     http_cut(http);
+    watcher_for_each(http->watcher, drop_queued);
+    worker_stop(http->worker);
     for (int32_t i = 0; i < 100 && http_n_exchanges(http); i++) {
         if (i == 20) {
             watcher_for_each(http->watcher, leave_exchange);
@@ -591,6 +735,7 @@ void http_close(struct http *http)
         usleep(10000);
     }
     MHD_stop_daemon(http->daemon);
+    worker_close(http->worker);
     watcher_close(http->watcher);
     free(http);
 }

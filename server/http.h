@@ -1,6 +1,7 @@
 /* HTTP/1.1 over libmicrohttpd: connections, limits, bodies, suspend and resume, clients that leave. Knows
  * exchanges (one request and its answer), not what they are about: that comes in through struct
- * http_callbacks. */
+ * http_callbacks. A client that closes its sending side while it waits counts as one that left: until bytes are
+ * written the system shows no difference between the two. */
 #ifndef SERVER_HTTP_H
 #define SERVER_HTTP_H
 
@@ -63,12 +64,18 @@ struct exchange {
     bool ping_due;    /* for step: clear when served */
     atomic_bool gone; /* the client left */
     atomic_bool cut;  /* the server stops: end now with an error */
+    int32_t cut_status; /* of the answer that the watcher gave in our place; 0: none */
     /* http.c's own. */
     bool begun, discard;
     size_t discarded;
-    pthread_mutex_t lock; /* guards the four below: "nothing there, so suspend" and "news, so resume" */
+    atomic_bool working;  /* the request is complete: a shutdown waits for its answer */
+    pthread_mutex_t lock; /* guards the five below: "nothing there, so suspend" and "news, so resume" */
     bool suspended, signaled, timer_fired;
+    bool held; /* the worker has it: not resumed until that is done */
     int64_t wake_at_ns;
+    bool was_held; /* `next_step` is what came of the worker's run */
+    enum exchange_step next_step;
+    struct exchange *next_work; /* in the worker's queue */
     int64_t last_write_ns;
     bool watched; /* its socket is in the watcher's set */
     int fd;
@@ -76,13 +83,20 @@ struct exchange {
     struct exchange *previous, *next; /* all exchanges, under the watcher's lock */
 };
 
-/* All are called on a thread of the HTTP pool. */
+/* All are called on a thread of the HTTP pool, but for run and cut. */
 struct http_callbacks {
     /* Headers are complete. Returns true when the reply is settled already (a refusal): the body is then read
      * over, or not read at all if reply.close. */
     bool (*begin)(void *context, struct exchange *x);
-    /* The body is complete. */
+    /* The body is complete. A long one's run is on the worker's thread: nothing of MHD may be called on the
+     * connection. */
     enum exchange_step (*run)(void *context, struct exchange *x);
+    /* The request cannot be told apart from another, or too many long ones wait: settle the reply. */
+    void (*bad_framing)(void *context, struct exchange *x, const char *why);
+    void (*too_busy)(void *context, struct exchange *x);
+    /* The watcher has answered a client with this status before its headers were whole (no exchange is done
+     * then). On the watcher's thread. */
+    void (*cut)(void *context, int32_t status);
     /* The declared body, or what came of an undeclared one, is over the limit: settle the reply. */
     void (*too_large)(void *context, struct exchange *x);
     /* The answer has left, or the client has. complete: all of it was handed to the system. */
@@ -105,6 +119,9 @@ enum status http_open(struct http **out, const struct http_options *options, str
 int32_t http_port(const struct http *http);
 int32_t http_n_connections(const struct http *http);
 int32_t http_n_exchanges(struct http *http);
+int32_t http_n_working(struct http *http); /* those whose request has arrived */
+/* From here on a client has no more than a moment for what is missing of its request. */
+void http_drain(struct http *http);
 /* Sets `cut` on every exchange and wakes it. */
 void http_cut(struct http *http);
 /* Stops serving. Exchanges that still wait are cut first. Accepts NULL. */
@@ -115,6 +132,8 @@ void exchange_notify(void *exchange);
 
 /* A reply header; value is copied, line breaks in it end it. */
 void reply_header(struct reply *reply, const char *name, const char *value);
+/* 16 random hex digits behind "req-". */
+void request_id_make(char *out, size_t size);
 /* A header of the request, or NULL. */
 const char *exchange_header(const struct exchange *x, const char *name);
 

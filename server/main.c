@@ -11,7 +11,7 @@
 static const struct command {
     const char *name;
     unsigned bit;
-    command_fn *run;
+    command_fn *run; /* NULL: a command with flags of its own, called by main */
     const char *usage, *about;
 } commands[] = {
     {"serve", CONFIG_FOR_SERVE, command_serve, "any4 serve MODEL_DIR [flags]",
@@ -29,18 +29,24 @@ static const struct command {
     {"healthcheck", CONFIG_FOR_HEALTHCHECK, command_healthcheck, "any4 healthcheck [--url URL]",
      "Asks a running server whether it is ready: exit 0 or 1."},
     {"bench decode", CONFIG_FOR_BENCH_DECODE, command_bench_decode, "any4 bench decode MODEL_DIR [flags]",
-     "Decode speed by batch size, without HTTP (bench serve: load test of a running server)."},
+     "Decode speed by batch size, without HTTP."},
+    {"bench serve", 0, NULL, "any4 bench serve --url URL [flags]",
+     "Load test of a running server over HTTP."},
     {"version", CONFIG_FOR_VERSION, command_version, "any4 version [--json]", "What this binary is."},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
-static void print_usage(FILE *file)
+/* Of all commands, or of those whose name begins with a word. */
+static void print_usage(FILE *file, const char *word)
 {
-    fprintf(file, "usage: any4 COMMAND [flags]\n\n");
+    const char *name = *word ? "bench NAME" : "COMMAND";
+    fprintf(file, "usage: any4 %s [flags]\n\n", name);
     for (int i = 0; i < N_COMMANDS; i++) {
-        fprintf(file, "  %-12s %s\n", commands[i].name, commands[i].about);
+        if (!strncmp(commands[i].name, word, strlen(word))) {
+            fprintf(file, "  %-13s %s\n", commands[i].name, commands[i].about);
+        }
     }
-    fprintf(file, "\nany4 COMMAND --help lists the flags of a command.\n");
+    fprintf(file, "\nany4 %s --help lists its flags.\n", name);
 }
 
 static const struct command *find_command(const char *name)
@@ -49,7 +55,7 @@ static const struct command *find_command(const char *name)
         name = "version";
     }
     for (int i = 0; i < N_COMMANDS; i++) {
-        if (!strcmp(commands[i].name, name)) {
+        if (commands[i].run && !strcmp(commands[i].name, name)) {
             return &commands[i];
         }
     }
@@ -63,9 +69,7 @@ static int complain_about_command(const char *name)
         names[i] = commands[i].name;
     }
     const char *near = nearest_name(name, names, N_COMMANDS);
-    if (!strcmp(name, "bench")) {
-        fprintf(stderr, "any4: bench serve and bench decode are there; other benchmarks are not supported yet\n");
-    } else if (!strcmp(name, "quantize")) {
+    if (!strcmp(name, "quantize")) {
         fprintf(stderr, "any4: %s is not supported yet\n", name);
     } else {
         fprintf(stderr, "any4: there is no command \"%s\"%s%s%s (see any4 --help)\n", name,
@@ -105,23 +109,27 @@ int main(int argc, char **argv)
     /* A client that leaves, or a closed pipe, is an error of one write and not the end of the process. */
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
-        print_usage(stderr);
+        print_usage(stderr, "");
         return EXIT_CODE_USAGE;
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
-        print_usage(stdout);
+        print_usage(stdout, "");
         return EXIT_CODE_DONE;
     }
     int n_words = 2; /* of the command's own name, the program's counted */
+    char bench[64];
     const char *name = argv[1];
-    if (argc > 2 && !strcmp(name, "bench")) {
+    if (!strcmp(name, "bench")) {
+        if (argc < 3 || !strcmp(argv[2], "--help") || !strcmp(argv[2], "-h")) {
+            print_usage(argc < 3 ? stderr : stdout, "bench ");
+            return argc < 3 ? EXIT_CODE_USAGE : EXIT_CODE_DONE;
+        }
         if (!strcmp(argv[2], "serve")) {
             return bench_serve_main(argc - 2, argv + 2);
         }
-        if (!strcmp(argv[2], "decode")) {
-            name = "bench decode";
-            n_words = 3;
-        }
+        snprintf(bench, sizeof bench, "bench %.50s", argv[2]);
+        name = bench;
+        n_words = 3;
     }
     const struct command *command = find_command(name);
     if (!command) {

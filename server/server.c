@@ -1,9 +1,12 @@
 /* Shared state of the endpoints, and the way from settings to an open model. */
 #include "server/server.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "engine/base/json.h"
 #include "engine/base/log.h"
@@ -116,7 +119,8 @@ enum status server_init(struct server *s, const struct config *config, struct er
                                       .max_stops = (int32_t)config->max_stops,
                                       .max_timeout_ms = (int64_t)(config->request_timeout * 1000),
                                       .strict_fields = config->strict_fields,
-                                      .default_max_tokens = (int32_t)config->default_max_tokens};
+                                      .default_max_tokens = (int32_t)config->default_max_tokens,
+                                      .max_submitted = (int32_t)config->max_running};
     return status;
 }
 
@@ -194,6 +198,43 @@ enum status server_engine_options(struct engine_options *out, const struct confi
     return STATUS_OK;
 }
 
+enum status server_check_folder(const struct config *config, struct error *err)
+{
+    char path[4096];
+    struct stat info;
+    if (!config->model || !*config->model) {
+        return error_set(err, STATUS_INVALID, "the model folder is missing: give it as the first argument");
+    }
+    if (stat(config->model, &info)) {
+        return error_set(err, STATUS_BAD_MODEL, "%s: %s", config->model,
+                         errno == ENOENT ? "no such folder" : strerror(errno));
+    }
+    if (!S_ISDIR(info.st_mode)) {
+        return error_set(err, STATUS_BAD_MODEL, "%s is not a folder", config->model);
+    }
+    /* Text needs nothing but the tokenizer. */
+    int n = snprintf(path, sizeof path, "%s/config.json", config->model);
+    if (config->command != CONFIG_FOR_TOKENIZE && n < (int)sizeof path && access(path, F_OK)) {
+        return error_set(err, STATUS_BAD_MODEL, "%s: %s", path,
+                         errno == ENOENT ? "no such file: is this a model's folder?" : strerror(errno));
+    }
+    return STATUS_OK;
+}
+
+/* A folder without any tokenizer serves `generate` all the same as long as nothing but ids is asked for. */
+static enum status open_tokenizer(struct tokenizer **out, const struct config *config, struct error *err)
+{
+    bool ids_only = config->prompt_ids && !config->prompt && !config->echo && !config->stop;
+    enum status status = tokenizer_open(out, config->model, err);
+    if (status == STATUS_NOT_FOUND && ids_only) {
+        return STATUS_OK;
+    }
+    if (status == STATUS_NOT_FOUND && config->command == CONFIG_FOR_GENERATE) {
+        error_prefix(err, "--prompt, --stop and --echo need a tokenizer");
+    }
+    return status;
+}
+
 enum status server_open_model(const struct config *config, bool show_progress, struct engine **engine,
                               struct tokenizer **tokenizer, struct error *err)
 {
@@ -204,10 +245,10 @@ enum status server_open_model(const struct config *config, bool show_progress, s
     enum status status = server_engine_options(&options, config, &skip, err);
     options.show_progress = show_progress;
     /* The tokenizer first: it is quick, and a folder without one should not be quantized for nothing. */
-    if (!status && !(status = tokenizer_open(tokenizer, config->model, err)) &&
+    if (!status && !(status = open_tokenizer(tokenizer, config, err)) &&
         !(status = engine_open(engine, &options, err))) {
         int32_t vocab_size = engine_get_info(*engine)->config.vocab_size;
-        if (tokenizer_n_tokens(*tokenizer) > vocab_size) {
+        if (*tokenizer && tokenizer_n_tokens(*tokenizer) > vocab_size) {
             status =
                 error_set(err, STATUS_BAD_MODEL, "%s: the tokenizer has %d tokens, the model's vocabulary %d",
                           config->model, (int)tokenizer_n_tokens(*tokenizer), (int)vocab_size);
@@ -246,14 +287,21 @@ enum status server_listen(struct server *s, struct error *err)
     return http_open(&s->http, &options, err);
 }
 
+enum log_format server_log_format(const struct config *config, FILE *file)
+{
+    enum { AUTO, TEXT, JSON };
+    bool collected = config->command == CONFIG_FOR_SERVE && !isatty(fileno(file ? file : stderr));
+    return config->log_format == JSON || (config->log_format == AUTO && collected) ? LOG_FORMAT_JSON
+                                                                                   : LOG_FORMAT_TEXT;
+}
+
 enum status server_open_log(const struct config *config, FILE **file, struct error *err)
 {
-    bool json = config->log_format == 2 || (config->log_format == 0 && config->command == CONFIG_FOR_SERVE);
     *file = NULL;
     if (config->log_file && strcmp(config->log_file, "stderr") && !(*file = fopen(config->log_file, "ae"))) {
         return error_set(err, STATUS_INVALID, "log_file %s cannot be opened for appending", config->log_file);
     }
-    log_configure(json ? LOG_FORMAT_JSON : LOG_FORMAT_TEXT, (enum log_level)config->log_level,
+    log_configure(server_log_format(config, *file), (enum log_level)config->log_level,
                   *file ? *file : stderr);
     return STATUS_OK;
 }

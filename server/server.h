@@ -61,10 +61,17 @@ bool server_key_matches(const struct server *s, const char *key);
 enum status server_engine_options(struct engine_options *out, const struct config *config, char **skip,
                                   struct error *err);
 
-/* Opens the model folder's tokenizer and engine, both or none. */
+/* Whether there is a folder to open: it is given, it is a folder, and (but for `tokenize`) it has a
+ * config.json. */
+enum status server_check_folder(const struct config *config, struct error *err);
+
+/* Opens the (checked) model folder's tokenizer and engine, both or none. Of a folder that has no tokenizer
+ * *tokenizer is NULL if `generate` is about ids alone; else that is a failure. */
 enum status server_open_model(const struct config *config, bool show_progress, struct engine **engine,
                               struct tokenizer **tokenizer, struct error *err);
 
+/* The format that log_format stands for; file NULL: standard error. */
+enum log_format server_log_format(const struct config *config, FILE *file);
 /* Log settings of a command; *file is what to close at the end, or NULL. */
 enum status server_open_log(const struct config *config, FILE **file, struct error *err);
 

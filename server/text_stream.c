@@ -5,18 +5,28 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tokenizer/token_text.h"
+
+/* Without a tokenizer a token stands for no bytes. */
+static const char *piece_bytes(const struct tokenizer *tokenizer, int32_t id, size_t *length)
+{
+    *length = 0;
+    return tokenizer ? tokenizer_piece_bytes(tokenizer, id, length) : "";
+}
+
 enum status text_stream_init(struct text_stream *s, const struct tokenizer *tokenizer,
                              const struct text_stream_options *options, struct error *err)
 {
     bool after_prompt = false;
     for (int32_t i = 0; i < options->n_prompt_ids && !after_prompt && !options->is_answer; i++) {
-        size_t length = 0;
-        tokenizer_piece_bytes(tokenizer, options->prompt_ids[i], &length);
+        size_t length;
+        piece_bytes(tokenizer, options->prompt_ids[i], &length);
         after_prompt = length > 0;
     }
     *s = (struct text_stream){.tokenizer = tokenizer,
                               .min_tokens = options->min_tokens,
-                              .strip_space = true,
+                              .at_begin = options->echo_text || !after_prompt,
+                              .answer_at_begin = !after_prompt,
                               .raw_limit = options->echo_bytes,
                               .stop_index = -1};
     struct detokenizer_options decode = {.stops = options->stops,
@@ -24,7 +34,7 @@ enum status text_stream_init(struct text_stream *s, const struct tokenizer *toke
                                          .n_stops = options->n_stops,
                                          .include_stop = options->include_stop,
                                          .after_prompt = after_prompt};
-    enum status status = detokenizer_open(&s->detokenizer, tokenizer, &decode, err);
+    enum status status = tokenizer ? detokenizer_open(&s->detokenizer, tokenizer, &decode, err) : STATUS_OK;
     if (status) {
         return status;
     }
@@ -33,8 +43,6 @@ enum status text_stream_init(struct text_stream *s, const struct tokenizer *toke
     }
     if (options->echo_text) {
         buffer_append(&s->text, options->echo_text, options->echo_bytes);
-    } else {
-        s->strip_space = !after_prompt;
     }
     if (s->text.failed) {
         text_stream_finish(s);
@@ -98,14 +106,13 @@ static struct token_record *text_stream_record(struct text_stream *s, int32_t id
         record->n_top = event->n_top;
     }
     s->n_tokens++;
-    size_t length = 0;
-    const char *bytes = tokenizer_piece_bytes(s->tokenizer, id, &length);
-    if (length && s->strip_space) {
-        s->strip_space = false;
-        /* As the detokenizer does: a space that stands for itself (a byte token's) stays. */
-        length -= bytes[0] == ' ' && tokenizer_piece(s->tokenizer, id)[0] != '<';
+    if (s->tokenizer) { /* as the detokenizer does */
+        size_t whole, length;
+        tokenizer_piece_bytes(s->tokenizer, id, &whole);
+        token_text(s->tokenizer, id, &s->at_begin, &length);
+        record->n_stripped = (uint8_t)(whole - length);
+        record->end += length;
     }
-    record->end += length;
     return record;
 }
 
@@ -142,8 +149,8 @@ bool text_stream_push(struct text_stream *s, const struct token_event *event)
     if (!s->n_generated && s->raw_end < s->raw_limit) {
         s->raw_end = s->raw_limit;
     }
-    if (!s->n_generated++ && s->raw_limit) {
-        s->strip_space = false;
+    if (!s->n_generated++) {
+        s->at_begin = s->answer_at_begin;
     }
     struct token_record *record = text_stream_record(s, event->token, event);
     if (!record) {
@@ -159,8 +166,9 @@ bool text_stream_push(struct text_stream *s, const struct token_event *event)
     const char *text = NULL;
     size_t length = 0;
     int32_t stop_index = -1;
-    bool stopped = detokenizer_push(s->detokenizer, event->token, s->n_generated >= s->min_tokens, &text,
-                                    &length, &stop_index);
+    bool stopped =
+        s->detokenizer && detokenizer_push(s->detokenizer, event->token, s->n_generated >= s->min_tokens,
+                                           &text, &length, &stop_index);
     buffer_append(&s->text, text, length);
     s->failed |= s->text.failed;
     if (stopped) {
@@ -173,7 +181,7 @@ bool text_stream_push(struct text_stream *s, const struct token_event *event)
 
 void text_stream_end(struct text_stream *s)
 {
-    if (!s->ended) {
+    if (!s->ended && s->detokenizer) {
         const char *text = NULL;
         size_t length = 0;
         detokenizer_finish(s->detokenizer, &text, &length);
@@ -183,22 +191,19 @@ void text_stream_end(struct text_stream *s)
         if (detokenizer_stopped(s->detokenizer, &stop_index)) { /* it had waited for a longer one */
             text_stream_stop(s, stop_index);
         }
-        s->ended = true;
     }
+    s->ended = true;
     text_stream_release(s);
 }
 
 const char *text_stream_token_bytes(const struct text_stream *s, int32_t id,
                                     const struct token_record *record, size_t *length)
 {
-    const char *bytes = tokenizer_piece_bytes(s->tokenizer, id, length);
+    const char *bytes = piece_bytes(s->tokenizer, id, length);
     if (record && *length) {
         /* Shown bytes: without a stripped leading space, and not beyond the cut of a stop string. */
-        size_t shown = record->end - record->begin;
-        if (shown + 1 == *length && bytes[0] == ' ') {
-            bytes++;
-            *length = shown;
-        }
+        bytes += record->n_stripped;
+        *length -= record->n_stripped;
         if (record->end > s->text.length && record->begin < s->text.length) {
             size_t left = s->text.length - record->begin;
             *length = left < *length ? left : *length;
@@ -210,8 +215,12 @@ const char *text_stream_token_bytes(const struct text_stream *s, int32_t id,
 void text_stream_token_name(const struct text_stream *s, int32_t id, const struct token_record *record,
                             struct buffer *out)
 {
-    size_t length = 0;
-    tokenizer_piece_bytes(s->tokenizer, id, &length);
+    size_t length;
+    piece_bytes(s->tokenizer, id, &length);
+    if (!s->tokenizer) {
+        buffer_printf(out, "token_id:%d", (int)id);
+        return;
+    }
     if (!length) {
         buffer_text(out, tokenizer_piece(s->tokenizer, id));
         return;

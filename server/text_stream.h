@@ -18,9 +18,16 @@ struct token_record {
     bool has_logprob; /* false: the first prompt token, or none asked for */
     bool hidden;      /* ends the sequence (EOS or a stop id): an id, but no text */
     float logprob;
-    size_t begin, end; /* the bytes of text that it stands for */
+    uint8_t n_stripped; /* first bytes of the token that the text is without */
+    size_t begin, end;  /* the bytes of text that it stands for */
     int32_t n_top;
     struct token_logprob *top; /* n_top alternatives, best first */
+};
+
+/* How far characters were counted; only goes on. */
+struct text_cursor {
+    size_t bytes;
+    int64_t chars;
 };
 
 struct text_stream {
@@ -33,7 +40,8 @@ struct text_stream {
     int64_t n_prompt_tokens; /* the first of tokens: an echoed prompt's */
     size_t raw_end;          /* where the next token's bytes begin */
     size_t raw_limit;        /* an echoed prompt's tokens never reach beyond its text */
-    bool strip_space;        /* the first visible token loses its leading space */
+    bool at_begin;           /* as in token_text */
+    bool answer_at_begin;    /* at_begin of the first generated token */
     bool ended;
     bool failed; /* out of memory */
     int32_t min_tokens, n_generated;
@@ -55,6 +63,7 @@ struct text_stream_options {
     size_t echo_bytes;
 };
 
+/* tokenizer NULL: records of tokens without any text; then there are no stop strings and no echo. */
 enum status text_stream_init(struct text_stream *s, const struct tokenizer *tokenizer,
                              const struct text_stream_options *options, struct error *err);
 void text_stream_finish(struct text_stream *s); /* accepts zeroed memory */
@@ -67,7 +76,8 @@ bool text_stream_push(struct text_stream *s, const struct token_event *event);
 void text_stream_end(struct text_stream *s);
 
 /* A token as logprobs show it: its text, `bytes:\xNN` if that is no whole UTF-8, the vocabulary's spelling if
- * it has none. record may be NULL (an alternative); a record that a stop string cut shows what is left of it.
+ * it has none, `token_id:N` without a tokenizer. record may be NULL (an alternative); a record that a stop
+ * string cut shows what is left of it.
  */
 void text_stream_token_name(const struct text_stream *s, int32_t id, const struct token_record *record,
                             struct buffer *out);

@@ -425,6 +425,7 @@ static enum status normalizer_walk(struct walk *w, struct span s)
         seen[field.number] = true;
         if (field.number == CHARSMAP) {
             const char *reason = NULL;
+            w->check->has_charsmap = field.bytes.end > field.bytes.at;
             status = charsmap_check(field.bytes.at, (size_t)(field.bytes.end - field.bytes.at),
                                     &w->check->max_replacement_bytes, &reason);
             if (status) {

@@ -47,7 +47,8 @@ struct model_check {
     bool remove_extra_whitespaces;
     const char *unk_surface; /* what an unknown id decodes to; not terminated */
     size_t unk_surface_bytes;
-    size_t max_replacement_bytes; /* of the normalizer's rules, 0: no rules */
+    bool has_charsmap;            /* the normalizer has rules of its own */
+    size_t max_replacement_bytes; /* of those rules, 0: none puts anything in */
 };
 
 /* Fills *check with pointers into bytes, which must outlive it. STATUS_BAD_MODEL with path and the offending

@@ -1,4 +1,5 @@
-/* Inside the room: what one token adds to a text, shared by the whole and the streaming decode. */
+/* What one token adds to a text: shared by the whole and the streaming decode, and by records of where tokens lie in
+ * a text. */
 #ifndef TOKENIZER_TOKEN_TEXT_H
 #define TOKENIZER_TOKEN_TEXT_H
 

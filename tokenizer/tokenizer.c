@@ -37,6 +37,7 @@ struct tokenizer {
     size_t max_text_bytes; /* longer texts are refused */
     bool strips_begin;     /* decode removes the space symbol that encode puts in front */
     bool strips_all;       /* ... and every further one at the beginning */
+    bool keeps_bytes;      /* encode loses nothing of a text but spaces */
     bool adds_bos;
     int32_t bos;
     int32_t eos[TOKENIZER_MAX_EOS];
@@ -257,6 +258,8 @@ enum status tokenizer_open_model(struct tokenizer **out, const void *bytes, size
     }
     t->strips_begin = check.add_dummy_prefix || check.remove_extra_whitespaces;
     t->strips_all = check.remove_extra_whitespaces;
+    /* Without byte fallback a run of unknown characters is one token, however long. */
+    t->keeps_bytes = check.byte_fallback && !check.has_charsmap;
     t->max_text_bytes = text_limit(&check);
     t->adds_bos = true;
     t->bos = check.bos;
@@ -369,6 +372,11 @@ const char *token_text(const struct tokenizer *tokenizer, int32_t id, bool *at_b
 
 /* ---- encode and decode ---- */
 
+static bool is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
 enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t length, bool add_bos,
                              int32_t **ids, int32_t *n_ids, struct error *err)
 {
@@ -385,6 +393,30 @@ enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text
         *n_ids += 1;
     }
     return status;
+}
+
+int64_t tokenizer_min_tokens(const struct tokenizer *t, const char *text, size_t length)
+{
+    size_t n = 0;
+    if (!t->keeps_bytes || !t->max_token_bytes) {
+        return 0;
+    }
+    while (length && is_space(text[length - 1])) {
+        length--;
+    }
+    while (length && is_space(*text)) {
+        text++;
+        length--;
+    }
+    for (size_t i = 0; i < length; i++) {
+        if (length - i >= SPACE_SYMBOL_BYTES && !memcmp(text + i, SPACE_SYMBOL, SPACE_SYMBOL_BYTES)) {
+            n += !t->strips_all; /* stands for a space, which counts as one byte in a token */
+            i += SPACE_SYMBOL_BYTES - 1;
+        } else {
+            n += text[i] != ' ' || !t->strips_all;
+        }
+    }
+    return (int64_t)(n / t->max_token_bytes);
 }
 
 enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, int32_t n_ids,

@@ -1,6 +1,6 @@
-/* `any4 bench decode`: the engine's own decode speed by batch size, without HTTP. For each batch size as many sequences with random
- * prompts of one length decode side by side; each one's rate counts from its first token to its last, and their sum is the
- * batch's. Medians over repeats, smallest and largest beside them. */
+/* `any4 bench decode`: the engine's own decode speed by batch size, without HTTP. For each batch size as many
+ * sequences with random prompts of one length decode side by side; each one's rate counts from its first
+ * token to its last, and their sum is the batch's. Medians over repeats, smallest and largest beside them. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +30,8 @@ static int32_t random_id(struct decode_bench *bench)
     return first + (int32_t)((bench->state >> 33) % (uint64_t)(bench->vocab_size - first));
 }
 
-static enum status submit(struct decode_bench *bench, int32_t *ids, struct request **request, struct error *err)
+static enum status submit(struct decode_bench *bench, int32_t *ids, struct request **request,
+                          struct error *err)
 {
     struct generate_params params;
     for (int32_t i = 0; i < bench->n_input; i++) {
@@ -44,8 +45,8 @@ static enum status submit(struct decode_bench *bench, int32_t *ids, struct reque
 }
 
 /* One batch from submission to end. ids: room for n_input; requests: room for batch, all NULL. */
-static enum status run_batch(struct decode_bench *bench, int32_t batch, int32_t *ids, struct request **requests,
-                             struct sample *out, struct error *err)
+static enum status run_batch(struct decode_bench *bench, int32_t batch, int32_t *ids,
+                             struct request **requests, struct sample *out, struct error *err)
 {
     enum status status = STATUS_OK;
     int64_t submitted = 0;
@@ -87,16 +88,20 @@ static enum status run_all(const struct config *config, struct decode_bench *ben
     struct request **requests = calloc((size_t)largest, sizeof(struct request *));
     struct sample *samples = calloc((size_t)config->repeat, sizeof *samples);
     const struct engine_info *info = engine_get_info(bench->engine);
-    enum status status = ids && requests && samples ? STATUS_OK : error_set(err, STATUS_NO_MEMORY, "out of memory");
+    enum status status =
+        ids && requests && samples ? STATUS_OK : error_set(err, STATUS_NO_MEMORY, "out of memory");
     if (!status && config->json) {
-        printf("{\"kernels\":\"%s\",\"threads\":%d,\"quant\":\"%s\",\"weights_bytes\":%zu,\"input_tokens\":%d,"
-               "\"output_tokens\":%d,\"rows\":[",
-               info->kernels, info->n_threads, quant_method_name(info->method), info->weights_bytes,
-               bench->n_input, bench->n_output);
+        printf(
+            "{\"kernels\":\"%s\",\"threads\":%d,\"quant\":\"%s\",\"weights_bytes\":%zu,\"input_tokens\":%d,"
+            "\"output_tokens\":%d,\"rows\":[",
+            info->kernels, info->n_threads, quant_method_name(info->method), info->weights_bytes,
+            bench->n_input, bench->n_output);
     } else if (!status) {
-        printf("%s kernels, %d threads, quant %s, %d tokens in, %d out, medians of %" PRId64 "\n", info->kernels,
-               info->n_threads, quant_method_name(info->method), bench->n_input, bench->n_output, config->repeat);
-        printf("%6s %12s %10s %10s %12s %14s\n", "batch", "tokens/s", "min", "max", "ms/step", "first token ms");
+        printf("%s kernels, %d threads, quant %s, %d tokens in, %d out, medians of %" PRId64 "\n",
+               info->kernels, info->n_threads, quant_method_name(info->method), bench->n_input,
+               bench->n_output, config->repeat);
+        printf("%6s %12s %10s %10s %12s %14s\n", "batch", "tokens/s", "min", "max", "ms/step",
+               "first token ms");
     }
     for (int32_t b = 0; !status && b < n_batches; b++) {
         struct sample warm_up;
@@ -111,7 +116,8 @@ static enum status run_all(const struct config *config, struct decode_bench *ben
         struct sample median = samples[config->repeat / 2];
         double min = samples[0].tokens_per_s, max = samples[config->repeat - 1].tokens_per_s;
         if (config->json) {
-            printf("%s{\"batch\":%d,\"tokens_per_s\":%.3f,\"min\":%.3f,\"max\":%.3f,\"step_ms\":%.4f,\"first_token_ms\":%.3f}",
+            printf("%s{\"batch\":%d,\"tokens_per_s\":%.3f,\"min\":%.3f,\"max\":%.3f,\"step_ms\":%.4f,\"first_"
+                   "token_ms\":%.3f}",
                    b ? "," : "", batches[b], median.tokens_per_s, min, max,
                    1e3 * batches[b] / median.tokens_per_s, median.first_ms);
         } else {
@@ -129,7 +135,8 @@ static enum status run_all(const struct config *config, struct decode_bench *ben
     return status;
 }
 
-static enum status parse_batches(const char *list, int32_t *batches, int32_t *n, int32_t *largest, struct error *err)
+static enum status parse_batches(const char *list, int32_t *batches, int32_t *n, int32_t *largest,
+                                 struct error *err)
 {
     const char *parts[MAX_BATCHES];
     char *copy;
@@ -137,7 +144,8 @@ static enum status parse_batches(const char *list, int32_t *batches, int32_t *n,
     *n = split_list(list, &copy, parts, MAX_BATCHES);
     *largest = 0;
     if (*n < 1) {
-        return error_set(err, STATUS_INVALID, "batch: a comma list of 1 to %d batch sizes is expected", MAX_BATCHES);
+        return error_set(err, STATUS_INVALID, "batch: a comma list of 1 to %d batch sizes is expected",
+                         MAX_BATCHES);
     }
     for (int32_t i = 0; i < *n && !status; i++) {
         char *end;
@@ -160,7 +168,8 @@ enum status command_bench_decode(const struct config *config, struct outcome *ou
     char *skip = NULL;
     enum status status = parse_batches(config->batch, batches, &n_batches, &largest, err);
     (void)outcome;
-    if (status || (status = server_engine_options(&options, config, &skip, err))) {
+    if (status || (status = server_check_folder(config, err)) ||
+        (status = server_engine_options(&options, config, &skip, err))) {
         return status;
     }
     options.max_running = options.max_running < largest ? largest : options.max_running;
@@ -171,9 +180,17 @@ enum status command_bench_decode(const struct config *config, struct outcome *ou
     if (status) {
         return status;
     }
-    bench.vocab_size = engine_get_info(bench.engine)->config.vocab_size;
+    const struct engine_info *info = engine_get_info(bench.engine);
+    bench.vocab_size = info->config.vocab_size;
     bench.n_input = (int32_t)config->input_tokens;
     bench.n_output = (int32_t)config->output_tokens;
+    if (bench.n_input + bench.n_output > info->max_model_len) {
+        status = error_set(err, STATUS_INVALID,
+                           "--input-tokens %d and --output-tokens %d are more than the context of %d",
+                           bench.n_input, bench.n_output, info->max_model_len);
+        engine_close(bench.engine);
+        return status;
+    }
     status = run_all(config, &bench, batches, n_batches, largest, err);
     engine_close(bench.engine);
     return status;

@@ -44,7 +44,7 @@ for i in $(seq 100); do
     sleep 0.1
 done
 env -i PATH="$PATH" ANY4_PORT=18081 chroot --userspec=12345:12345 "$root" /usr/bin/any4 healthcheck || { cat "$work/serve.log"; exit 1; }
-grep -q '^Uid:[[:space:]]*12345' "/proc/$(pgrep -f 'any4 serve /usr/share' | head -n 1)/status"
+grep -q '^Uid:[[:space:]]*12345' "/proc/$server/status" # env and chroot exec in place: the pid is the server's own
 python3 - <<'END'
 import json, urllib.request
 body = json.dumps({"prompt": "Once upon a time", "max_tokens": 24, "temperature": 0}).encode()

@@ -13,14 +13,16 @@ def refused(server, body, status, code, param=None, path='/v1/completions', meth
     error = json.loads(data)['error']
     fits(got == status and error['code'] == code and error['param'] == param, body, got, error)
     fits(set(error) == {'message', 'type', 'param', 'code'}, error)
-    fits(got_headers['X-Request-Id'], got_headers)
+    fits(got_headers['X-Request-Id'] and data.endswith(b'}\n'), got_headers, data)
     return got_headers
 
 
 def check_bad_input(server):
     refused(server, '{', 400, 'invalid_json')
     refused(server, b'{"prompt":"\xff"}', 400, 'invalid_utf8')
-    refused(server, '{"prompt":"a","prompt":"b"}', 400, 'duplicate_field')
+    refused(server, '{"prompt":"a","prompt":"b"}', 400, 'duplicate_field', 'prompt')
+    refused(server, '', 400, 'invalid_json')
+    refused(server, '{}', 400, 'unsupported_parameter', headers={'Content-Encoding': 'gzip'})
     refused(server, '[' * 100 + ']' * 100, 400, 'too_complex')
     refused(server, {}, 400, 'missing_field', 'prompt')
     refused(server, {'prompt': 'a', 'temperature': 'x'}, 400, 'invalid_type', 'temperature')
@@ -55,7 +57,7 @@ def check_keep_alive(server):
         bad = b'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{'
         s.sendall(one + bad + one)
         data = b''
-        while data.count(b'HTTP/1.1 ') < 3 or not data.endswith(b'{"status":"ok"}'):
+        while data.count(b'HTTP/1.1 ') < 3 or not data.endswith(b'{"status":"ok"}\n'):
             piece = s.recv(65536)
             fits(piece, 'closed early', data)
             data += piece
@@ -112,10 +114,71 @@ def check_exit_codes():
     fits(run.returncode == 0 and 'hunter2' not in run.stdout and 'environment' in run.stdout, run.stdout)
 
 
+def failed(code, part, *args, **kwargs):
+    """The command line ends with this code and says this on standard error."""
+    run = any4(*args, **kwargs)
+    fits(run.returncode == code and part in run.stderr, args, run.returncode, run.stderr)
+    return run
+
+
+def check_folders():
+    for command in ('serve', 'plan', 'verify', ('eval', '--text', __file__), ('tokenize', 'x'), ('bench', 'decode'),
+                    ('generate', '--prompt', 'x')):
+        name, *rest = (command,) if isinstance(command, str) else command
+        words = [name, rest.pop(0)] if name == 'bench' else [name]
+        model = ['nothere', *rest]
+        failed(3, 'nothere: no such folder', *words, *model)
+        failed(3, __file__ + ' is not a folder', *words, __file__, *rest)
+        if name != 'tokenize':
+            failed(3, 'config.json: no such file', *words, os.path.dirname(__file__), *rest)
+    with tempfile.TemporaryDirectory() as folder:  # a model without a tokenizer takes and gives ids
+        for name in ('config.json', 'model.safetensors'):
+            os.symlink(os.path.join(os.path.abspath(model_folder()), name), os.path.join(folder, name))
+        ids = ('generate', folder, '--prompt-ids', '1,2,3', '--max-tokens', '4', '--ignore-eos', '--temperature', '0')
+        own = json.loads(any4(*ids, '--json').stdout)
+        fits(own['text'] is None and own['choices'][0]['text'] is None and len(own['token_ids']) == 4, own)
+        text = ' '.join(map(str, own['token_ids'])) + '\n'
+        fits(any4(*ids).stdout == text and any4(*ids, '--stream').stdout == text, text)
+        for flags in (('--echo',), ('--stop', 'x')):
+            failed(3, '--prompt, --stop and --echo need a tokenizer', *ids, *flags)
+        failed(3, 'need a tokenizer', 'generate', folder, '--prompt', 'x')
+        failed(3, 'tokenizer.model: no such file', 'serve', folder, '--port', '0')
+        open(os.path.join(folder, 'tokenizer.model'), 'w').write('broken')
+        failed(3, 'tokenizer.model', *ids)
+
+
+def check_words():
+    """What the command line says about its own flags."""
+    model = model_folder()
+    fits(' MiB' in any4('plan', model).stdout, any4('plan', model).stdout)
+    run = failed(4, 'does not fit: ', 'plan', model, '--max-memory', '1M')
+    fits(run.stdout.split()[-2:] == ['fits', 'no'], run.stdout)
+    plan = json.loads(any4('plan', model, '--max-memory', '1M', '--json').stdout)
+    fits(plan['fits'] is False and plan['reason'] and plan['memory_limit'] == 1 << 20, plan)
+    failed(2, '--prompt is not valid UTF-8 (byte 0)', 'generate', model, '--prompt', b'\xff')
+    failed(2, 'the text is not valid UTF-8 (byte 1)', 'tokenize', model, b'a\xff')
+    failed(2, '--max-tokens is -1, must be in 0..', 'generate', model, '--prompt', 'a', '--max-tokens', '-1')
+    failed(2, '--top-p is "x", must be a number', 'generate', model, '--prompt', 'a', '--top-p', 'x')
+    failed(2, '--prompt-ids holds id 99999', 'generate', model, '--prompt-ids', '1,99999')
+    failed(2, '--logprobs needs --json', 'generate', model, '--prompt', 'a', '--logprobs', '2')
+    failed(2, '-p is unknown (see --help)', 'serve', model, '-p', '80')
+    run = any4('generate', model, '--prompt', 'Once', '--n', '2', '--max-tokens', '2')
+    fits('--- 1 of 2 ---\n' in run.stdout and '--- 2 of 2 ---\n' in run.stdout, run.stdout)
+    run = failed(2, '--input-tokens 16 and --output-tokens 200000', 'bench', 'decode', model, '--output-tokens', '200000')
+    fits(run.stdout == '', run.stdout)
+    failed(1, 'Connection refused', 'healthcheck', '--url', 'http://127.0.0.1:1')
+    fits('bench serve' in any4('bench', '--help').stdout and 'bench serve' in any4('--help').stdout)
+    failed(2, 'bench decode', 'bench')
+    failed(2, 'did you mean bench decode?', 'bench', 'decod')
+    fits('serve /metrics (on|off) [on]' in any4('serve', '--help').stdout)
+
+
 with Server('--max-body-bytes', '4096', '--drain-timeout', '5') as s:
     check_limits(s)
     fits(any4('serve', model_folder(), '--port', str(s.port)).returncode == 5, 'port in use')
     fits(any4('healthcheck', '--url', 'http://127.0.0.1:%d/readyz' % s.port).returncode == 0)
+    fits(any4('healthcheck', '--url', 'http://127.0.0.1:%d' % s.port).returncode == 0, 'no path is /readyz')
+    fits('at http://127.0.0.1:%d/v1 (' % s.port in s.text(), s.text())
 with Server() as s:
     check_bad_input(s)
     check_keep_alive(s)
@@ -130,3 +193,5 @@ with Server('--api-key', 'k1', '--strict-fields', '--served-model-name', 'big, s
     status, _, data = s.ask('POST', '/v1/completions', {'prompt': 'a', 'model': 'small', 'max_tokens': 1}, auth)
     fits(status == 200 and json.loads(data)['model'] == 'big', data)
 check_exit_codes()
+check_folders()
+check_words()

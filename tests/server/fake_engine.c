@@ -23,7 +23,7 @@ struct request {
     struct token_event events[FAKE_LONGEST];
     int32_t n_events, n_taken;
     bool ended, released;
-    atomic_bool cancelled;
+    _Atomic int32_t cancelled; /* enum finish_reason; FINISH_NONE while it runs */
     request_notify_fn *notify;
     void *context;
     struct request_timings timings;
@@ -72,6 +72,11 @@ static void publish_token(struct request *r, int kind, int32_t token, bool is_st
     publish(r, &event);
 }
 
+static void count_cancel(enum finish_reason reason)
+{
+    atomic_fetch_add(reason == FINISH_STOP ? &fake_engine.n_stopped : &fake_engine.n_cancelled, 1);
+}
+
 static void step(struct request *r)
 {
     int64_t now = clock_now_ns();
@@ -82,9 +87,10 @@ static void step(struct request *r)
     while (r->params.prompt_logprobs && r->n_prompt_done + 1 < r->n_ids) {
         publish_token(r, EVENT_PROMPT_TOKEN, r->ids[++r->n_prompt_done], false);
     }
-    if (atomic_load(&r->cancelled)) {
-        atomic_fetch_add(&fake_engine.n_cancelled, 1);
-        end(r, FINISH_CANCELLED);
+    enum finish_reason asked = (enum finish_reason)atomic_load(&r->cancelled);
+    if (asked != FINISH_NONE) {
+        count_cancel(asked);
+        end(r, asked);
     } else if (k == atomic_load(&fake_engine.fail_at)) {
         end(r, FINISH_ERROR);
     } else if (r->params.deadline_ms && now / 1000000 > r->params.deadline_ms) {
@@ -177,6 +183,7 @@ enum status engine_submit(struct engine *e, const struct generate_params *params
 {
     int32_t room = atomic_load(&fake_engine.room);
     *out = NULL;
+    usleep((useconds_t)atomic_load(&fake_engine.submit_us));
     if (atomic_load(&fake_engine.full) || (room && atomic_load(&fake_engine.n_live) >= room)) {
         return error_set(err, STATUS_FULL, "full");
     }
@@ -194,7 +201,10 @@ enum status engine_submit(struct engine *e, const struct generate_params *params
     r->notify = notify;
     r->context = context;
     r->timings.submitted = clock_now_ns();
-    atomic_fetch_add(&fake_engine.n_live, 1);
+    int32_t n_live = atomic_fetch_add(&fake_engine.n_live, 1) + 1;
+    if (n_live > atomic_load(&fake_engine.most_live)) {
+        atomic_store(&fake_engine.most_live, n_live);
+    }
     pthread_mutex_lock(&e->lock);
     r->next = e->requests;
     e->requests = r;
@@ -231,9 +241,15 @@ bool request_wait(struct request *r, struct token_event *event, int32_t timeout_
     return true;
 }
 
+void request_cancel_as(struct request *r, enum finish_reason reason)
+{
+    int32_t none = FINISH_NONE;
+    atomic_compare_exchange_strong(&r->cancelled, &none, (int32_t)reason);
+}
+
 void request_cancel(struct request *r)
 {
-    atomic_store(&r->cancelled, true);
+    request_cancel_as(r, FINISH_CANCELLED);
 }
 
 void request_release(struct request *r)
@@ -244,7 +260,8 @@ void request_release(struct request *r)
     struct engine *e = r->engine;
     pthread_mutex_lock(&e->lock);
     if (!r->ended) {
-        atomic_fetch_add(&fake_engine.n_cancelled, 1);
+        request_cancel(r);
+        count_cancel((enum finish_reason)atomic_load(&r->cancelled));
     }
     if (!r->n_taken || r->events[r->n_taken - 1].kind != EVENT_FINISHED) {
         atomic_fetch_sub(&fake_engine.n_live, 1);

@@ -19,7 +19,7 @@ Test(http, routes)
 {
     struct rig rig;
     rig_open(&rig, NULL);
-    expect(&rig, "GET", "/health", "", NULL, 200, "{\"status\":\"ok\"}");
+    expect(&rig, "GET", "/health", "", NULL, 200, "\r\n\r\n{\"status\":\"ok\"}\n");
     expect(&rig, "GET", "/readyz", "", NULL, 200, "ok");
     expect(&rig, "GET", "/livez", "", NULL, 200, "ok");
     expect(&rig, "GET", "/version", "", NULL, 200, "\"version\"");
@@ -38,6 +38,14 @@ Test(http, routes)
     expect(&rig, "DELETE", "/health", "", NULL, 405, "Allow: GET, HEAD, OPTIONS");
     expect(&rig, "OPTIONS", "/v1/completions", "", NULL, 204, "Allow: POST, OPTIONS");
     expect(&rig, "POST", "/tokenize", "", "{\"prompt\":\"abc\"}", 200, "\"count\":");
+    expect(&rig, "POST", "/tokenize", "", "", 400, "the body is empty");
+    expect(&rig, "POST", "/tokenize", "", "{", 400, "the body is not acceptable JSON: byte 1: ");
+    expect(&rig, "POST", "/tokenize", "Content-Encoding: identity\r\n", "{\"prompt\":\"a\"}", 200,
+           "\"count\":");
+    expect(&rig, "POST", "/tokenize", "Content-Encoding: gzip\r\n", "{\"prompt\":\"a\"}", 400,
+           "{\"error\":{\"message\":\"Content-Encoding gzip is not "
+           "supported\",\"type\":\"invalid_request_error\","
+           "\"param\":null,\"code\":\"unsupported_parameter\"}}\n");
     expect(&rig, "POST", "/v1/detokenize", "", "{\"tokens\":[100,101]}", 200,
            "{\"prompt\":\"ab\",\"bytes_b64\":\"YWI=\"}");
     expect(&rig, "POST", "/v1/detokenize", "", "{\"tokens\":[258]}", 200, "\"bytes_b64\":\"/w==\"");
@@ -88,7 +96,13 @@ Test(http, limits)
     memcpy(long_header + 1500, "\r\n", 3);
     expect(&rig, "GET", "/health", long_header, NULL, 431, "headers_too_large");
     expect(&rig, "POST", "/v1/completions", "Content-Length: 99999999\r\n", NULL, 413, "body_too_large");
-    expect(&rig, "POST", "/v1/completions", "Content-Length: 101\r\n", NULL, 413, "Connection: close");
+    expect(&rig, "POST", "/v1/completions", "Content-Length: 101\r\nExpect: 100-continue\r\n", NULL, 413,
+           "Connection: close");
+    /* What is only a little too large is read first: who sends it all before looking sees the answer too. */
+    char large[381];
+    memset(large, 'a', sizeof large - 1);
+    large[380] = '\0';
+    expect(&rig, "POST", "/v1/completions", "", large, 413, "Connection: close");
     /* A chunked body tells its length only by arriving. */
     struct buffer chunked = {0};
     buffer_text(&chunked,
@@ -107,14 +121,190 @@ Test(http, limits)
     rig_close(&rig);
 }
 
+/* Sends text as it is and expects an answer after which the connection is closed. */
+static void expect_closed(const struct rig *rig, const char *text, int status, const char *part)
+{
+    int fd = rig_connect(rig);
+    send_text(fd, text);
+    char *answer = read_all(fd, 5);
+    cr_assert_eq(status_of(answer), status, "%s -> %s", text, answer);
+    cr_assert(strstr(answer, part), "%s -> %s", text, answer);
+    char byte;
+    cr_assert_eq(recv(fd, &byte, 1, MSG_DONTWAIT), 0, "%s: the connection stays open", text);
+    free(answer);
+    close(fd);
+}
+
+Test(http, ambiguous_framing)
+{
+    struct rig rig;
+    rig_open(&rig, NULL);
+#define POST "POST /v1/tokenize HTTP/1.1\r\n"
+    expect_closed(&rig, POST "Host: x\r\nContent-Length: 2\r\nContent-Length: 9\r\n\r\n{}", 400, "more than once");
+    expect_closed(&rig, POST "Host: x\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400, "more than once");
+    expect_closed(&rig,
+                  POST "Host: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400,
+                  "exclude each other");
+    expect_closed(&rig, POST "Host: x\r\nTransfer-Encoding: gzip\r\n\r\n{}", 400, "can only be chunked");
+    expect_closed(&rig, POST "Content-Length: 2\r\n\r\n{}", 400, "Host is missing");
+    expect_closed(&rig, POST "Host: x\r\nHost: y\r\nContent-Length: 2\r\n\r\n{}", 400, "Host is given");
+    expect_closed(&rig, "GET /livez HTTP/1.0\r\n\r\n", 200, "ok");
+    expect(&rig, "POST", "/v1/tokenize", "", "{\"prompt\":\"\"}", 200, "{\"tokens\":[1],\"count\":1,");
+    expect(&rig, "POST", "/v1/tokenize", "", "{\"prompt\":\"\",\"add_special_tokens\":false}", 200,
+           "{\"tokens\":[1],\"count\":1,");
+#undef POST
+    rig_close(&rig);
+}
+
+/* {"prompt":"aaa...","more"}: n letters. Caller frees. */
+static char *long_prompt(size_t n, const char *more)
+{
+    struct buffer body = {0};
+    buffer_text(&body, "{\"prompt\":\"");
+    for (size_t i = 0; i < n; i++) {
+        buffer_append(&body, i % 7 ? "x" : "y", 1);
+    }
+    buffer_printf(&body, "\"%s}", more);
+    char *text = strdup(buffer_string(&body));
+    buffer_finish(&body);
+    return text;
+}
+
+Test(http, long_texts)
+{
+    enum { N_LONG = 4, N_BYTES = 2000000 };
+    struct rig rig;
+    int fds[N_LONG];
+    fake_engine.script = "hello";
+    rig_open(&rig, (const char *[]){"--http-threads", "1", NULL});
+    char *body = long_prompt(N_BYTES, "");
+    /* What cannot fit is refused without tokenizing. */
+    expect(&rig, "POST", "/v1/completions", "", body, 400, "the prompt has at least ");
+    /* Others do not wait for those that are tokenized, one after the other. */
+    struct buffer request = {0};
+    buffer_printf(&request,
+                  "POST /v1/tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+                  strlen(body), body);
+    for (int i = 0; i < N_LONG; i++) {
+        fds[i] = rig_connect(&rig);
+        send_text(fds[i], buffer_string(&request));
+    }
+    buffer_finish(&request);
+    expect(&rig, "GET", "/health", "", NULL, 200, "ok");
+    char byte;
+    cr_assert_lt(recv(fds[N_LONG - 1], &byte, 1, MSG_DONTWAIT), 0, "health was later than all tokenizing");
+    close(fds[1]); /* leaves while it waits or is worked on */
+    for (int i = 0; i < N_LONG; i++) {
+        if (i != 1) {
+            char *answer = read_all(fds[i], 60);
+            cr_assert_eq(status_of(answer), 200);
+            cr_assert(strstr(answer, "\"count\":"), "%.200s", answer);
+            free(answer);
+            close(fds[i]);
+        }
+        expect(&rig, "GET", "/health", "", NULL, 200, "ok");
+    }
+    free(body);
+    body = long_prompt(30000, ",\"truncate_prompt_tokens\":9,\"stream\":true,\"max_tokens\":20");
+    expect(&rig, "POST", "/v1/completions", "", body, 200, "data: [DONE]");
+    expect(&rig, "POST", "/v1/completions", "", body, 200, "\"finish_reason\":\"stop\"");
+    free(body);
+    body = long_prompt(30000, ",\"truncate_prompt_tokens\":9,\"top_p\":7");
+    expect(&rig, "POST", "/v1/completions", "", body, 400, "\"param\":\"top_p\"");
+    free(body);
+    rig_close(&rig);
+}
+
+Test(http, server_that_ends_with_long_texts_waiting)
+{
+    struct rig rig;
+    int fds[6];
+    rig_open(&rig, NULL);
+    char *body = long_prompt(500000, "");
+    struct buffer request = {0};
+    buffer_printf(&request, "POST /v1/tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s",
+                  strlen(body), body);
+    for (int i = 0; i < 6; i++) {
+        fds[i] = rig_connect(&rig);
+        send_text(fds[i], buffer_string(&request));
+    }
+    buffer_finish(&request);
+    free(body);
+    rig_close(&rig);
+    for (int i = 0; i < 6; i++) {
+        close(fds[i]);
+    }
+}
+
+/* The missing part lies in the socket, but the server does not come to read it: no fault of the client. */
+Test(http, late_server_does_not_blame_clients)
+{
+    struct rig rig;
+    fake_engine.script = "hello";
+    rig_open(&rig, (const char *[]){"--http-threads", "1", "--header-timeout", "0.3", "--body-timeout", "0.3",
+                                    NULL});
+    int one = rig_connect(&rig), two = rig_connect(&rig);
+    send_text(two, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{\"pro");
+    usleep(50000);
+    atomic_store(&fake_engine.submit_us, 1000000);
+    send_text(one, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{\"prompt\":\"a\"}");
+    usleep(50000);
+    send_text(two, "mpt\":\"a\"}");
+    usleep(700000);
+    atomic_store(&fake_engine.submit_us, 0);
+    char *first = read_all(one, 2), *second = read_all(two, 2);
+    cr_assert_eq(status_of(first), 200, "%s", first);
+    cr_assert_eq(status_of(second), 200, "%s", second);
+    free(first);
+    free(second);
+    close(one);
+    close(two);
+    rig_close(&rig);
+}
+
+Test(http, draining_refuses_what_is_not_whole)
+{
+    struct rig rig;
+    rig_open(&rig, NULL);
+    int head = rig_connect(&rig), body = rig_connect(&rig);
+    send_text(head, "GET /health HTTP/1.1\r\nHo");
+    send_text(body, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nContent-Length: 50\r\n\r\n{");
+    usleep(100000);
+    cr_assert_eq(http_n_exchanges(rig.server.http), 2);
+    cr_assert_eq(http_n_working(rig.server.http), 0);
+    http_drain(rig.server.http);
+    char *one = read_all(head, 5), *two = read_all(body, 5);
+    cr_assert_eq(status_of(one), 503, "%s", one);
+    cr_assert(strstr(two, "503") && strstr(two, "\"code\":\"draining\"") && strstr(two, "X-Request-Id: mine\r\n"), "%s",
+              two);
+    free(one);
+    free(two);
+    close(head);
+    close(body);
+    rig_close(&rig);
+}
+
 Test(http, slow_clients_are_cut)
 {
     struct rig rig;
     rig_open(&rig, (const char *[]){"--header-timeout", "0.3", "--body-timeout", "0.3", NULL});
-    int head = rig_connect(&rig), body = rig_connect(&rig);
+    int head = rig_connect(&rig), body = rig_connect(&rig), kept = rig_connect(&rig);
     send_text(head, "GET /health HT");
+    /* A second request in drops on a kept connection is under the same limit. */
+    send_text(kept, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+    usleep(20000);
+    send_text(kept, "GET /he");
     send_text(body, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{\"pro");
     char *one = read_all(head, 3), *two = read_all(body, 3);
+    char *three = read_all(kept, 3);
+    cr_assert(strstr(three, "HTTP/1.1 200") && strstr(three, "HTTP/1.1 408"), "%s", three);
+    free(three);
+    close(kept);
+    char *metrics = ask(&rig, "GET", "/metrics", "", NULL);
+    cr_assert(strstr(metrics, "any4_http_bad_requests_total{model=\"tiny\",code=\"408\"} 3\n"), "%s", metrics);
+    cr_assert(!strstr(metrics, "code=\"499\"} 1"), "%s", metrics);
+    free(metrics);
+    cr_assert(strstr(one, "X-Request-Id: req-") && strstr(two, "X-Request-Id: req-"), "%s\n%s", one, two);
     cr_assert(strstr(one, "408") && strstr(one, "client_too_slow"), "%s", one);
     cr_assert(strstr(two, "408") && strstr(two, "client_too_slow"), "%s", two);
     free(one);
@@ -159,6 +349,8 @@ Test(http, completion)
               answer);
     cr_assert(strstr(answer, "\"stop_reason\":\"o w\""), "%s", answer);
     free(answer);
+    cr_assert_eq(atomic_load(&fake_engine.n_stopped) + atomic_load(&fake_engine.n_cancelled),
+                 atomic_load(&fake_engine.n_stopped), "a stop string's end counts as a client's that left");
     answer = complete(&rig, "{\"prompt\":\"ab\",\"max_tokens\":0,\"echo\":true,\"logprobs\":0}");
     cr_assert(strstr(answer, "\"text\":\"ab\""), "%s", answer);
     cr_assert(strstr(answer, "\"token_logprobs\":[null,"), "%s", answer);
@@ -254,6 +446,47 @@ Test(http, many_prompts_through_a_small_queue)
     cr_assert(strstr(answer, "\"index\":9,\"text\":\"bcdef\""), "%s", answer);
     cr_assert(strstr(answer, "\"completion_tokens\":50,"), "%s", answer);
     free(answer);
+    rig_close(&rig);
+}
+
+/* One request does not take more places than can run together. */
+Test(http, share_of_one_request)
+{
+    struct rig rig;
+    fake_engine.token_us = 1000;
+    rig_open(&rig, (const char *[]){"--max-running", "3", NULL});
+    char *answer =
+        complete(&rig, "{\"prompt\":[\"a\",\"b\",\"c\",\"d\",\"a b\"],\"n\":2,\"seed\":0,\"max_tokens\":5}");
+    cr_assert_eq(status_of(answer), 200, "%s", answer);
+    cr_assert(strstr(answer, "\"completion_tokens\":50,"), "%s", answer);
+    cr_assert_eq(atomic_load(&fake_engine.most_live), 3);
+    free(answer);
+    rig_close(&rig);
+}
+
+/* Offsets count characters of the whole text, in every chunk. */
+Test(http, text_offsets_of_a_stream)
+{
+    struct rig rig;
+    char joined[2][256] = {"", ""};
+    fake_engine.token_us = 1000;
+    fake_engine.script = "h\xc3\xa9llo \xe2\x82\xac, all of it";
+    rig_open(&rig, NULL);
+    for (int i = 0; i < 2; i++) {
+        char *answer = complete(&rig, i ? "{\"prompt\":\"a b\",\"echo\":true,\"logprobs\":0,\"max_tokens\":60,\"stream\":true}"
+                                        : "{\"prompt\":\"a b\",\"echo\":true,\"logprobs\":0,\"max_tokens\":60}");
+        for (const char *at = answer; (at = strstr(at, "\"text_offset\":["));) {
+            at += 15;
+            int n = (int)strcspn(at, "]");
+            size_t used = strlen(joined[i]);
+            if (n) {
+                snprintf(joined[i] + used, sizeof joined[i] - used, "%s%.*s", used ? "," : "", n, at);
+            }
+        }
+        free(answer);
+    }
+    cr_assert_str_eq(joined[0], joined[1]);
+    cr_assert(strstr(joined[0], ",4,4,5,6,7,8,9,9,9,10,"), "%s", joined[0]);
     rig_close(&rig);
 }
 

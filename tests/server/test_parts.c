@@ -72,8 +72,51 @@ Test(config, refusals)
     expect_refused("--unix-socket", "/tmp/x", "--unix-socket is not supported yet");
     expect_refused("--seccomp=on", NULL, "not supported yet");
     expect_refused("--prompt", "x", "unknown"); /* a flag of another command */
+    expect_refused("-p", "80", "-p is unknown (see --help)");
+    expect_refused("--no-port", NULL, "--no-port is unknown");
+    expect_refused("--no-metrics=on", NULL, "--no-metrics is unknown");
     setenv("ANY4_PROT", "1", 1);
     expect_refused("--port", "1", "ANY4_PROT is unknown; did you mean ANY4_PORT?");
+}
+
+static void expect_file_refused(const char *text, const char *part)
+{
+    char path[] = "/tmp/any4-config-XXXXXX", expected[256];
+    int fd = mkstemp(path);
+    cr_assert_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    close(fd);
+    char *argv[] = {(char *)"dir", (char *)"--config", path};
+    struct config config;
+    struct error err = {0};
+    cr_expect_eq(config_load(&config, CONFIG_FOR_SERVE, 3, argv, &err), STATUS_INVALID, "%s", text);
+    snprintf(expected, sizeof expected, "%s: %s", path, part);
+    cr_expect(!strncmp(err.message, expected, strlen(expected)), "%s: %s", expected, err.message);
+    config_finish(&config);
+    unlink(path);
+}
+
+Test(config, file_and_key_are_named)
+{
+    expect_file_refused("{\"port\": \"abc\"}", "port is \"abc\", must be an integer");
+    expect_file_refused("{\"portt\": 1}", "portt is unknown; did you mean port?");
+    expect_file_refused("{\"port\": {}}", "port must not be an object");
+    expect_file_refused("{\"port\": 1", "not JSON");
+}
+
+Test(config, booleans_can_be_negated)
+{
+    char *argv[] = {(char *)"dir", (char *)"--no-metrics", (char *)"--strict-fields", (char *)"--access-log",
+                    (char *)"off"};
+    struct config config;
+    struct error err = {0};
+    cr_assert_eq(config_load(&config, CONFIG_FOR_SERVE, 5, argv, &err), STATUS_OK, "%s", err.message);
+    cr_assert(!config.metrics && config.strict_fields && !config.access_log);
+    config_finish(&config);
+    char *words[] = {(char *)"dir", (char *)"--no-bos", (char *)"--", (char *)"-5 degrees"};
+    cr_assert_eq(config_load(&config, CONFIG_FOR_TOKENIZE, 4, words, &err), STATUS_OK, "%s", err.message);
+    cr_assert(config.no_bos);
+    cr_assert_str_eq(config.text, "-5 degrees");
+    config_finish(&config);
 }
 
 Test(config, secrets_are_masked)
@@ -88,6 +131,7 @@ Test(config, secrets_are_masked)
     cr_assert(!strstr(text, "hunter2"));
     cr_assert(strstr(text, "***"));
     cr_assert(strstr(text, "flag"));
+    cr_assert(!strstr(text, "unix_socket"), "what is not supported yet is no setting");
     config_finish(&config);
 }
 
@@ -131,6 +175,9 @@ Test(json, strings_and_numbers)
     for (size_t i = 0; i < sizeof bytes / sizeof bytes[0]; i++) {
         cr_expect_eq(utf8_sequence(bytes[i].text, strlen(bytes[i].text)), bytes[i].length, "%zu", i);
     }
+    cr_assert_eq(utf8_valid_bytes("a\xc3\xa9", 3), 3);
+    cr_assert_eq(utf8_valid_bytes("a\xc3\xa9", 2), 1);
+    cr_assert_eq(utf8_valid_bytes("", 0), 0);
 }
 
 /* Every line is a comment or name{labels} value; every series has a TYPE; buckets never fall. */
@@ -250,4 +297,26 @@ Test(text_stream, characters_and_stops)
     text_stream_finish(&s);
     tokenizer_close(tokenizer);
     folder_remove(&folder);
+}
+
+/* Ids in, ids out: tokens are recorded and released, and stand for no text. */
+Test(text_stream, without_tokenizer)
+{
+    struct text_stream s;
+    struct error err = {0};
+    const int32_t prompt[] = {1, 7};
+    struct text_stream_options options = {.prompt_ids = prompt, .n_prompt_ids = 2};
+    struct buffer name = {0};
+    cr_assert_eq(text_stream_init(&s, NULL, &options, &err), STATUS_OK);
+    cr_assert(!push(&s, 5));
+    cr_assert(!push(&s, 6));
+    cr_assert_eq(s.n_released, 2);
+    text_stream_end(&s);
+    cr_assert_eq(s.n_generated, 2);
+    cr_assert_eq(s.text.length, 0);
+    cr_assert_eq(s.stop_index, -1);
+    text_stream_token_name(&s, 6, &s.tokens[1], &name);
+    cr_assert_str_eq(buffer_string(&name), "token_id:6");
+    buffer_finish(&name);
+    text_stream_finish(&s);
 }

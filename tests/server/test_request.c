@@ -35,7 +35,11 @@ static const struct {
     {"{\"prompt\":\"\xff\"}", "invalid_utf8", ""},
     {"{\"prompt\":\"\\ud800\"}", "invalid_utf8", ""},
     {"{\"prompt\":\"a\\u0000\"}", "invalid_value", ""},
-    {"{\"prompt\":\"a\",\"prompt\":\"b\"}", "duplicate_field", ""},
+    {"{\"prompt\":\"a\",\"prompt\":\"b\"}", "duplicate_field", "prompt"},
+    {"{\"prompt\":\"a\",\"x\":{\"\\\" in the object that ends\":1,\"\\\" in the object that ends\":1}}",
+     "duplicate_field", "\" in the object that ends"},
+    {"{\"prompt\":\"a\",\"\":1,\"\":1}", "duplicate_field", ""},
+    {"{\"prompt\":\"a\",\"tools\":[{}],\"tool_choice\":\"auto\"}", "unsupported_parameter", "tools"},
     {"[1]", "invalid_type", ""},
     {"{}", "missing_field", "prompt"},
     {"{\"prompt\":null}", "missing_field", "prompt"},
@@ -128,6 +132,32 @@ Test(request, bad_bodies)
     }
 }
 
+static void expect_message(const char *body, const char *message)
+{
+    struct completion_request request;
+    struct api_error error;
+    cr_expect_neq(parse(&request, body, &error), API_OK, "%s", body);
+    cr_expect_str_eq(error.message, message);
+    completion_request_finish(&request);
+}
+
+Test(request, messages)
+{
+    expect_message("{\"prompt\":3}",
+                   "prompt must be a string, a list of strings, a list of ids or a list of lists "
+                   "of ids, not a number");
+    expect_message("{\"prompt\":[{}]}",
+                   "prompt must be a string, a list of strings, a list of ids or a list of "
+                   "lists of ids, not a list with an object");
+    expect_message("{\"prompt\":[1,\"a\"]}", "prompt must hold token ids, not a string");
+    expect_message("{\"prompt\":[\"a\",1]}", "prompt holds both a string and a number");
+    expect_message("{\"prompt\":\"a\",\"stop\":[1]}",
+                   "stop must be a string or a list of strings, not a list with a number");
+    expect_message("{\"prompt\":\"a\",\"max_tokens\":\"9\"}", "max_tokens must be an integer, not a string");
+    expect_message("{\"a\":1,\"a\":2}",
+                   "the body is not acceptable JSON: duplicate key \"a\" in the object that ends at byte 13");
+}
+
 Test(request, defaults_and_values)
 {
     struct completion_request r;
@@ -146,7 +176,7 @@ Test(request, defaults_and_values)
         parse(&r,
               "{\"model\":\"alias\",\"prompt\":[[1,2],[3]],\"max_tokens\":2.0,\"seed\":-9223372036854775808,"
               "\"stop\":[\"x\",\"yy\"],\"logit_bias\":{\"5\":-100,\"0\":1.5},\"n\":2,\"best_of\":3,"
-              "\"un known\":1,\"stop_token_ids\":[7],\"tools\":[],\"tool_choice\":\"none\",\"suffix\":\"\"}",
+              "\"un known\":1,\"stop_token_ids\":[7],\"tools\":[],\"tool_choice\":\"auto\",\"suffix\":\"\"}",
               &error),
         API_OK, "%s", error.message);
     cr_assert_eq(r.n_prompts, 2);
