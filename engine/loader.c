@@ -8,18 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/log.h"
 
 enum { HUGE_PAGE_BYTES = 2 << 20 };
-
-static double seconds_now(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
-}
 
 static size_t dtype_bytes(enum dtype dtype)
 {
@@ -145,7 +138,7 @@ static enum status load_linear(struct model *model, struct linear *linear,
             return error_set(err, STATUS_NO_MEMORY, "%s: no memory for tensor %s (%zu bytes quantized)",
                              tensor->path, tensor->name, bytes);
         }
-        double begin = seconds_now();
+        double begin = clock_seconds();
         status = quant_matrix(&linear->w, linear->memory, &linear->stats, settings, linear->w.n_rows,
                               linear->w.n_cols, read_rows, (void *)(uintptr_t)tensor, pool, err);
         if (status) {
@@ -153,7 +146,7 @@ static enum status load_linear(struct model *model, struct linear *linear,
             snprintf(prefix, sizeof prefix, "%s: tensor %s", tensor->path, tensor->name);
             return error_prefix(err, prefix);
         }
-        model->quantize_seconds += seconds_now() - begin;
+        model->quantize_seconds += clock_seconds() - begin;
     } else if ((status = check_finite(tensor, pool, err)) || (status = load_as_stored(linear, err))) {
         return status;
     }
@@ -190,7 +183,7 @@ static enum status load_norms(struct model *model, struct error *err)
 enum status loader_run(struct model *model, const struct engine_options *options, struct thread_pool *pool,
                        struct error *err)
 {
-    double begin = seconds_now();
+    double begin = clock_seconds();
     double done = 0, total = 0;
     const char *label = options->quant.method == QUANT_NONE ? "loading" : "quantizing";
     enum status status = load_norms(model, err);
@@ -209,6 +202,6 @@ enum status loader_run(struct model *model, const struct engine_options *options
             log_progress(label, done, total);
         }
     }
-    model->load_seconds = seconds_now() - begin;
+    model->load_seconds = clock_seconds() - begin;
     return status;
 }

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/clock.h"
 #include "engine/engine.h"
 
 enum { MAX_END_IDS = ENGINE_MAX_STOP_IDS + MODEL_MAX_EOS };
@@ -66,7 +67,5 @@ void request_flush(struct request *request);
 
 /* Where the logprobs of the event that is published next go: (n_logprobs) entries. */
 struct token_logprob *request_logprob_slot(struct request *request, int32_t event);
-
-int64_t clock_ns(void);
 
 #endif

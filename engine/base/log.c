@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/base/clock.h"
+
 enum { LINE_BYTES = 2048, MESSAGE_MAX_BYTES = 1 << 20, BAR_CELLS = 40 };
 
 static const char *const level_names[] = {"error", "warning", "info", "debug"};
@@ -285,16 +287,9 @@ void log_event(enum log_level level, const char *json_body)
     pthread_mutex_unlock(&log_mutex);
 }
 
-static double seconds_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 static void draw_bar(const char *label, double fraction, bool finished)
 {
-    double now_s = seconds_now();
+    double now_s = clock_seconds();
     if (!finished && progress.bar_open && now_s - progress.drawn_s < 0.1) {
         return;
     }
@@ -322,7 +317,7 @@ void log_progress(const char *label, double done, double total)
     if (strncmp(label, progress.label, sizeof progress.label - 1)) {
         snprintf(progress.label, sizeof progress.label, "%s", label);
         progress.tenth = -1;
-        progress.drawn_s = seconds_now();
+        progress.drawn_s = clock_seconds();
     }
     FILE *file = current_file ? current_file : stderr;
     if (current_format == LOG_FORMAT_TEXT && isatty(fileno(file))) {
@@ -330,9 +325,9 @@ void log_progress(const char *label, double done, double total)
     } else {
         /* At most a line a second, and none for work that is done before the first is due. */
         int tenth = (int)(fraction * 10);
-        bool due = seconds_now() - progress.drawn_s >= 1 || (finished && progress.tenth >= 0);
+        bool due = clock_seconds() - progress.drawn_s >= 1 || (finished && progress.tenth >= 0);
         if (tenth != progress.tenth && due) {
-            progress.drawn_s = seconds_now();
+            progress.drawn_s = clock_seconds();
             char message[256];
             snprintf(message, sizeof message, "%.200s: %d %%", label, finished ? 100 : 10 * tenth);
             write_message(LOG_INFO, message);
