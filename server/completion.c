@@ -39,8 +39,8 @@ static enum api_code open_streams(struct completion *c, struct api_error *error)
     return API_OK;
 }
 
-/* Hands sequences to the engine until one is refused for lack of room. No more at a time than can run together:
- * one request must not take every place in the queue. */
+/* Hands sequences to the engine until one is refused for lack of room. No more at a time than can run
+ * together: one request must not take every place in the queue. */
 static enum api_code submit_more(struct completion *c, struct api_error *error)
 {
     int32_t most = c->request.max_submitted ? c->request.max_submitted : INT32_MAX;

@@ -448,13 +448,12 @@ static void parse_messages(struct fields *f, struct completion_request *request,
 static enum api_code parse_request(struct completion_request *request, cJSON *root,
                                    const struct request_rules *rules, bool chat, struct api_error *error)
 {
-    *request = (struct completion_request){
-        .root = root,
-        .chat = chat,
-        .n = 1,
-        .best_of = 1,
-        .add_special_tokens = true,
-        .max_submitted = rules->max_submitted};
+    *request = (struct completion_request){.root = root,
+                                           .chat = chat,
+                                           .n = 1,
+                                           .best_of = 1,
+                                           .add_special_tokens = true,
+                                           .max_submitted = rules->max_submitted};
     generate_params_init(&request->params);
     *error = (struct api_error){0};
     if (!cJSON_IsObject(root)) {

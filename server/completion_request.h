@@ -79,8 +79,8 @@ enum api_code chat_request_parse(struct completion_request *request, cJSON *root
 /* Text -> ids, truncation, and whether prompt + max_tokens fits the context. */
 enum api_code completion_request_encode(struct completion_request *request, const struct tokenizer *tokenizer,
                                         const struct request_rules *rules, struct api_error *error);
-/* One text, as a prompt or for /v1/tokenize: BOS if it is wanted and the model's texts begin so, and for an empty
- * text if the model has one at all: a sequence cannot begin from nothing. */
+/* One text, as a prompt or for /v1/tokenize: BOS if it is wanted and the model's texts begin so, and for an
+ * empty text if the model has one at all: a sequence cannot begin from nothing. */
 enum api_code completion_text_encode(const struct tokenizer *tokenizer, const char *text, size_t n_bytes,
                                      bool add_special_tokens, int32_t **ids, int32_t *n_ids,
                                      struct api_error *error);

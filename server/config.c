@@ -367,7 +367,8 @@ static enum status read_environment(struct config *config, struct error *err)
         }
         /* What Kubernetes writes for a service called any4. */
         if (!strcmp(name, "port") && !strncmp(equals + 1, "tcp://", 6)) {
-            log_warning("environment variable ANY4_PORT=%.80s is a service link, no setting: left out", equals + 1);
+            log_warning("environment variable ANY4_PORT=%.80s is a service link, no setting: left out",
+                        equals + 1);
             continue;
         }
         enum status status = config_set(config, name, equals + 1, ORIGIN_ENVIRONMENT, err);

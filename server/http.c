@@ -17,6 +17,7 @@
 
 #include "engine/base/log.h"
 #include "server/clock.h"
+#include "server/framing.h"
 #include "server/sse.h"
 #include "server/watcher.h"
 #include "server/worker.h"
@@ -248,6 +249,9 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     reply_finish(&x->reply);
     buffer_finish(&x->body);
     buffer_finish(&x->stream);
+    /* The worker, which has woken us under the lock, may still be about to leave it. */
+    pthread_mutex_lock(&x->lock);
+    pthread_mutex_unlock(&x->lock);
     pthread_mutex_destroy(&x->lock);
     free(x->uri);
     free(x->path);
@@ -399,50 +403,6 @@ static enum MHD_Result exchange_go_on(struct exchange *x, enum exchange_step ste
     }
 }
 
-struct framing {
-    int32_t n_lengths, n_encodings, n_hosts;
-    bool strange;
-};
-
-static enum MHD_Result look_at_header(void *context, enum MHD_ValueKind kind, const char *name,
-                                      const char *value)
-{
-    struct framing *f = context;
-    (void)kind;
-    value = value ? value : "";
-    if (!strcasecmp(name, "Content-Length")) {
-        f->n_lengths++;
-        f->strange |= !*value || value[strspn(value, "0123456789")];
-    } else if (!strcasecmp(name, "Transfer-Encoding")) {
-        f->n_encodings++;
-        f->strange |= strcasecmp(value, "chunked") != 0;
-    } else if (!strcasecmp(name, "Host")) {
-        f->n_hosts++;
-    }
-    return MHD_YES;
-}
-
-/* Where this request ends must not be a matter of opinion: a proxy before us could have another one (RFC 9112,
- * sections 3.2, 6.1 and 6.3). NULL when all is well. */
-static const char *framing_fault(const struct exchange *x, const char *version)
-{
-    struct framing f = {0};
-    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, look_at_header, &f);
-    if (f.n_lengths > 1) {
-        return "Content-Length is given more than once";
-    }
-    if (f.n_lengths && f.n_encodings) {
-        return "Content-Length and Transfer-Encoding exclude each other";
-    }
-    if (f.n_encodings > 1 || f.strange) {
-        return f.n_encodings ? "Transfer-Encoding can only be chunked" : "Content-Length is not a number";
-    }
-    if (f.n_hosts > 1 || (!f.n_hosts && !strcmp(version, MHD_HTTP_VERSION_1_1))) {
-        return f.n_hosts ? "Host is given more than once" : "Host is missing";
-    }
-    return NULL;
-}
-
 static enum MHD_Result exchange_begin(struct http *http, struct exchange *x, const char *method,
                                       const char *version)
 {
@@ -460,7 +420,7 @@ static enum MHD_Result exchange_begin(struct http *http, struct exchange *x, con
             return MHD_NO;
         }
     }
-    const char *fault = framing_fault(x, version);
+    const char *fault = framing_fault(x->connection, version);
     bool settled = fault != NULL, at_once = fault != NULL;
     if (fault) {
         http->options.callbacks.bad_framing(http->options.context, x, fault);

@@ -1,7 +1,7 @@
 /* HTTP/1.1 over libmicrohttpd: connections, limits, bodies, suspend and resume, clients that leave. Knows
  * exchanges (one request and its answer), not what they are about: that comes in through struct
- * http_callbacks. A client that closes its sending side while it waits counts as one that left: until bytes are
- * written the system shows no difference between the two. */
+ * http_callbacks. A client that closes its sending side while it waits counts as one that left: until bytes
+ * are written the system shows no difference between the two. */
 #ifndef SERVER_HTTP_H
 #define SERVER_HTTP_H
 
@@ -60,10 +60,10 @@ struct exchange {
     void *job;
     enum exchange_step (*step)(struct exchange *x); /* again after each notify */
     void (*close_job)(struct exchange *x);
-    int64_t ping_ns;  /* silence after which ping_due is set; 0: never */
-    bool ping_due;    /* for step: clear when served */
-    atomic_bool gone; /* the client left */
-    atomic_bool cut;  /* the server stops: end now with an error */
+    int64_t ping_ns;    /* silence after which ping_due is set; 0: never */
+    bool ping_due;      /* for step: clear when served */
+    atomic_bool gone;   /* the client left */
+    atomic_bool cut;    /* the server stops: end now with an error */
     int32_t cut_status; /* of the answer that the watcher gave in our place; 0: none */
     /* http.c's own. */
     bool begun, discard;

@@ -17,8 +17,8 @@ struct peer {
     int fd;
     atomic_int phase;
     _Atomic int64_t since_ns;
-    _Atomic uint64_t received_before; /* bytes on this connection when it became idle */
-    _Atomic int32_t cut_status;       /* what PEER_CUT was answered with */
+    _Atomic uint64_t received_before;      /* bytes on this connection when it became idle */
+    _Atomic int32_t cut_status;            /* what PEER_CUT was answered with */
     char request_id[REQUEST_ID_BYTES + 1]; /* of the request whose body is due */
     struct peer *previous, *next;
 };

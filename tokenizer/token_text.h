@@ -1,5 +1,5 @@
-/* What one token adds to a text: shared by the whole and the streaming decode, and by records of where tokens lie in
- * a text. */
+/* What one token adds to a text: shared by the whole and the streaming decode, and by records of where tokens
+ * lie in a text. */
 #ifndef TOKENIZER_TOKEN_TEXT_H
 #define TOKENIZER_TOKEN_TEXT_H
 

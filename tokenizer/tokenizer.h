@@ -50,8 +50,8 @@ enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text
                              int32_t **ids, int32_t *n_ids, struct error *err);
 
 /* A number of tokens that encoding this text gives at least, without encoding it: its bytes over the longest
- * token's, rounded down, so that parts may be added up. Spaces at its ends do not count, and none do where the
- * model makes several of them one. 0 for models that may shorten a text in other ways. */
+ * token's, rounded down, so that parts may be added up. Spaces at its ends do not count, and none do where
+ * the model makes several of them one. 0 for models that may shorten a text in other ways. */
 int64_t tokenizer_min_tokens(const struct tokenizer *tokenizer, const char *text, size_t length);
 
 /* The whole decode of ids as sentencepiece does it (leading dummy space removed, control ids give nothing,

@@ -1,4 +1,5 @@
-/* Conversions between f32 and the two 16-bit formats. Header only, C11 and C++17; rounding is to nearest even. */
+/* Conversions between f32 and the two 16-bit formats. Header only, C11 and C++17; rounding is to nearest
+ * even. */
 #ifndef ENGINE_BASE_FLOAT16_H
 #define ENGINE_BASE_FLOAT16_H
 

@@ -1,6 +1,6 @@
-/* Reads safetensors files: one file or the shards of a Hugging Face folder, memory-mapped. Every number in a header is
- * outside data: arithmetic is checked, limits come before allocation, and a tensor that is handed out lies
- * wholly inside its file. Format: u64 little-endian header length, JSON header {name: {dtype, shape,
+/* Reads safetensors files: one file or the shards of a Hugging Face folder, memory-mapped. Every number in a
+ * header is outside data: arithmetic is checked, limits come before allocation, and a tensor that is handed
+ * out lies wholly inside its file. Format: u64 little-endian header length, JSON header {name: {dtype, shape,
  * data_offsets: [begin, end)}}, data. */
 #ifndef ENGINE_BASE_SAFETENSORS_H
 #define ENGINE_BASE_SAFETENSORS_H
@@ -13,41 +13,44 @@
 enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_OTHER };
 
 enum { SAFETENSORS_MAX_DIMS = 8 };
-enum { SAFETENSORS_MAX_HEADER_BYTES = 100 * 1000 * 1000, SAFETENSORS_MAX_TENSORS = 1 << 18,
-       SAFETENSORS_MAX_SHARDS = 4096 };
+enum {
+    SAFETENSORS_MAX_HEADER_BYTES = 100 * 1000 * 1000,
+    SAFETENSORS_MAX_TENSORS = 1 << 18,
+    SAFETENSORS_MAX_SHARDS = 4096
+};
 
 struct tensor {
     const char *name;
     enum dtype dtype;
-    const char *dtype_name;      /* as in the file, for messages */
+    const char *dtype_name; /* as in the file, for messages */
     int32_t n_dims;
     int64_t shape[SAFETENSORS_MAX_DIMS];
     int64_t n_elements;
-    const void *data;            /* inside the mapping; aligned to nothing in particular */
+    const void *data; /* inside the mapping; aligned to nothing in particular */
     size_t n_bytes;
-    const char *path;            /* the file that it stands in, for messages */
+    const char *path; /* the file that it stands in, for messages */
 };
 
 struct safetensors;
 
-/* Opens model.safetensors of the folder, or the shards that model.safetensors.index.json names (file names there
- * must be plain names inside the folder; each weight_map entry must be found in its shard, and no tensor may
- * stand in two shards). STATUS_BAD_MODEL with file and tensor or key named. */
+/* Opens model.safetensors of the folder, or the shards that model.safetensors.index.json names (file names
+ * there must be plain names inside the folder; each weight_map entry must be found in its shard, and no
+ * tensor may stand in two shards). STATUS_BAD_MODEL with file and tensor or key named. */
 enum status safetensors_open_folder(struct safetensors **out, const char *folder, struct error *err);
 enum status safetensors_open_file(struct safetensors **out, const char *path, struct error *err);
 void safetensors_close(struct safetensors *st); /* accepts NULL */
 
 int64_t safetensors_n_tensors(const struct safetensors *st);
-const struct tensor *safetensors_at(const struct safetensors *st, int64_t index); /* sorted by name */
+const struct tensor *safetensors_at(const struct safetensors *st, int64_t index);      /* sorted by name */
 const struct tensor *safetensors_find(const struct safetensors *st, const char *name); /* NULL if absent */
 
-/* Tells the system that the pages of this tensor will not be read again: they leave this process's resident set
- * (whole pages inside the tensor only). The tensor stays readable: pages come back from the file. */
+/* Tells the system that the pages of this tensor will not be read again: they leave this process's resident
+ * set (whole pages inside the tensor only). The tensor stays readable: pages come back from the file. */
 void safetensors_drop(const struct safetensors *st, const struct tensor *tensor);
 
-/* Checks one file's header (without the length word) against the size of the data behind it: the fuzz target's
- * entry, and what open uses. Every byte of the data belongs to exactly one tensor. On success *out has the tensors
- * sorted by name; their data are offsets from NULL, their path is NULL. */
+/* Checks one file's header (without the length word) against the size of the data behind it: the fuzz
+ * target's entry, and what open uses. Every byte of the data belongs to exactly one tensor. On success *out
+ * has the tensors sorted by name; their data are offsets from NULL, their path is NULL. */
 struct safetensors_header {
     struct tensor *tensors;
     int64_t n_tensors;

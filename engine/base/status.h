@@ -9,16 +9,16 @@ extern "C" {
 
 enum status {
     STATUS_OK = 0,
-    STATUS_INVALID,      /* an argument, a flag or a field is wrong */
-    STATUS_NOT_FOUND,    /* a file or a thing is missing */
-    STATUS_BAD_MODEL,    /* a model file is malformed, inconsistent or not supported (exit code 3) */
-    STATUS_NO_MEMORY,    /* does not fit, or the system refused memory (exit code 4) */
-    STATUS_IO,           /* the operating system reported an error */
-    STATUS_QUANTIZE,     /* NaN or Inf in a weight, or over the error limit (exit code 6) */
-    STATUS_FULL,         /* a bounded queue has no room: try later */
-    STATUS_UNAVAILABLE,  /* shutting down, or not started yet */
-    STATUS_CANNOT_LISTEN,/* the address is taken or not allowed (exit code 5) */
-    STATUS_DEVICE,       /* device or driver unusable (exit code 7) */
+    STATUS_INVALID,       /* an argument, a flag or a field is wrong */
+    STATUS_NOT_FOUND,     /* a file or a thing is missing */
+    STATUS_BAD_MODEL,     /* a model file is malformed, inconsistent or not supported (exit code 3) */
+    STATUS_NO_MEMORY,     /* does not fit, or the system refused memory (exit code 4) */
+    STATUS_IO,            /* the operating system reported an error */
+    STATUS_QUANTIZE,      /* NaN or Inf in a weight, or over the error limit (exit code 6) */
+    STATUS_FULL,          /* a bounded queue has no room: try later */
+    STATUS_UNAVAILABLE,   /* shutting down, or not started yet */
+    STATUS_CANNOT_LISTEN, /* the address is taken or not allowed (exit code 5) */
+    STATUS_DEVICE,        /* device or driver unusable (exit code 7) */
 };
 
 struct error {
@@ -31,7 +31,8 @@ struct error {
 #ifdef __GNUC__
 __attribute__((format(printf, 3, 4)))
 #endif
-enum status error_set(struct error *err, enum status status, const char *format, ...);
+enum status
+error_set(struct error *err, enum status status, const char *format, ...);
 
 /* Puts "prefix: " before the message that err holds already. */
 enum status error_prefix(struct error *err, const char *prefix);

@@ -230,8 +230,8 @@ static int32_t count_cores(int32_t *n_cpus)
     return n_cores;
 }
 
-/* The processors that control groups allow, in whole ones, rounded down, for a throttled thread holds up all others;
- * at least 1. */
+/* The processors that control groups allow, in whole ones, rounded down, for a throttled thread holds up all
+ * others; at least 1. */
 static int32_t cpu_quota(void)
 {
     double quota = cgroup_cpu_quota();

@@ -18,15 +18,17 @@ typedef void thread_pool_fn(void *context, int64_t begin, int64_t end, int32_t t
 
 /* n_threads counts the caller; 0 means the number of physical cores this process may use. */
 enum status thread_pool_open(struct thread_pool **out, int32_t n_threads, struct error *err);
-void thread_pool_close(struct thread_pool *pool); /* accepts NULL */
+void thread_pool_close(struct thread_pool *pool);              /* accepts NULL */
 int32_t thread_pool_n_threads(const struct thread_pool *pool); /* NULL counts as 1 */
 
-/* Static split: thread t gets one contiguous piece, rounded to multiples of `grain` (>= 1). The same split for
- * the same (n_items, grain, n_threads) every time, so that threads stay on their rows. Returns when all is done.
- * pool may be NULL: runs inline. Not reentrant; one caller at a time. Allocates nothing. */
-void thread_pool_run(struct thread_pool *pool, int64_t n_items, int64_t grain, thread_pool_fn *fn, void *context);
+/* Static split: thread t gets one contiguous piece, rounded to multiples of `grain` (>= 1). The same split
+ * for the same (n_items, grain, n_threads) every time, so that threads stay on their rows. Returns when all
+ * is done. pool may be NULL: runs inline. Not reentrant; one caller at a time. Allocates nothing. */
+void thread_pool_run(struct thread_pool *pool, int64_t n_items, int64_t grain, thread_pool_fn *fn,
+                     void *context);
 
-/* Dynamic split: threads take `grain` items at a time until none is left (uneven work, such as quantizing). */
+/* Dynamic split: threads take `grain` items at a time until none is left (uneven work, such as quantizing).
+ */
 void thread_pool_run_dynamic(struct thread_pool *pool, int64_t n_items, int64_t grain, thread_pool_fn *fn,
                              void *context);
 

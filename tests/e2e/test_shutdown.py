@@ -1,11 +1,15 @@
 """SIGTERM: refuses new work, lets the old end; the limit, and a second signal, cut it."""
 import http.client
 import json
+import os
+import resource
 import signal
+import socket
+import tempfile
 import threading
 import time
 
-from support import Server, fits
+from support import Server, any4, demo_folder, fits
 
 LONG = {'prompt': 'Once upon a time', 'max_tokens': 480, 'ignore_eos': True, 'n': 16, 'stream': True}
 
@@ -72,6 +76,50 @@ def check_cut(second):
             fits(client.data.endswith(b'data: [DONE]\n\n'), client.data[-300:])
 
 
+def check_half_sent():
+    """Requests that are not whole hold up nothing, and cost no exit code."""
+    server = Server('--drain-timeout', '20')
+    port_file = os.path.join(server.folder, 'port')
+    half = [socket.create_connection(('127.0.0.1', server.port), 10) for _ in range(2)]
+    half[0].sendall(b'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{')
+    half[1].sendall(b'GET /health HT')
+    time.sleep(0.2)
+    begin = time.monotonic()
+    server.signal()
+    for s in half:
+        fits(s.recv(4096).startswith(b'HTTP/1.1 503 '))
+        s.close()
+    server.process.wait(30)
+    fits(not os.path.exists(port_file), 'the port file stays')
+    fits(server.wait() == 0, server.text())
+    fits(time.monotonic() - begin < 10, 'waited for a client that sends nothing')
+
+
+def check_port_file_of_failed_load():
+    with tempfile.TemporaryDirectory() as folder:
+        demo_folder(folder, '')
+        os.unlink(os.path.join(folder, 'tokenizer.model'))
+        with open(os.path.join(folder, 'tokenizer.model'), 'w') as f:
+            f.write('no model')
+        port_file = os.path.join(folder, 'port')
+        run = any4('serve', folder, '--port', '0', '--port-file', port_file)
+        fits(run.returncode == 3 and not os.path.exists(port_file), run.returncode, run.stderr)
+
+
+def check_file_limit():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] != resource.RLIM_INFINITY and before[1] < 600:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    with Server('--max-connections', '500') as server:
+        line = next(x for x in open('/proc/%d/limits' % server.process.pid) if x.startswith('Max open files'))
+        fits(line.split()[3] == 'unlimited' or int(line.split()[3]) >= 564, line)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+check_half_sent()
+check_port_file_of_failed_load()
+check_file_limit()
 check_drain()
 check_cut(False)
 check_cut(True)

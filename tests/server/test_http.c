@@ -140,11 +140,13 @@ Test(http, ambiguous_framing)
     struct rig rig;
     rig_open(&rig, NULL);
 #define POST "POST /v1/tokenize HTTP/1.1\r\n"
-    expect_closed(&rig, POST "Host: x\r\nContent-Length: 2\r\nContent-Length: 9\r\n\r\n{}", 400, "more than once");
-    expect_closed(&rig, POST "Host: x\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400, "more than once");
-    expect_closed(&rig,
-                  POST "Host: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400,
-                  "exclude each other");
+    expect_closed(&rig, POST "Host: x\r\nContent-Length: 2\r\nContent-Length: 9\r\n\r\n{}", 400,
+                  "more than once");
+    expect_closed(&rig, POST "Host: x\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400,
+                  "more than once");
+    expect_closed(
+        &rig, POST "Host: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        400, "exclude each other");
     expect_closed(&rig, POST "Host: x\r\nTransfer-Encoding: gzip\r\n\r\n{}", 400, "can only be chunked");
     expect_closed(&rig, POST "Content-Length: 2\r\n\r\n{}", 400, "Host is missing");
     expect_closed(&rig, POST "Host: x\r\nHost: y\r\nContent-Length: 2\r\n\r\n{}", 400, "Host is given");
@@ -182,9 +184,10 @@ Test(http, long_texts)
     expect(&rig, "POST", "/v1/completions", "", body, 400, "the prompt has at least ");
     /* Others do not wait for those that are tokenized, one after the other. */
     struct buffer request = {0};
-    buffer_printf(&request,
-                  "POST /v1/tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
-                  strlen(body), body);
+    buffer_printf(
+        &request,
+        "POST /v1/tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+        strlen(body), body);
     for (int i = 0; i < N_LONG; i++) {
         fds[i] = rig_connect(&rig);
         send_text(fds[i], buffer_string(&request));
@@ -247,7 +250,8 @@ Test(http, late_server_does_not_blame_clients)
     send_text(two, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{\"pro");
     usleep(50000);
     atomic_store(&fake_engine.submit_us, 1000000);
-    send_text(one, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{\"prompt\":\"a\"}");
+    send_text(one,
+              "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{\"prompt\":\"a\"}");
     usleep(50000);
     send_text(two, "mpt\":\"a\"}");
     usleep(700000);
@@ -268,15 +272,18 @@ Test(http, draining_refuses_what_is_not_whole)
     rig_open(&rig, NULL);
     int head = rig_connect(&rig), body = rig_connect(&rig);
     send_text(head, "GET /health HTTP/1.1\r\nHo");
-    send_text(body, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nContent-Length: 50\r\n\r\n{");
+    send_text(
+        body,
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nContent-Length: 50\r\n\r\n{");
     usleep(100000);
     cr_assert_eq(http_n_exchanges(rig.server.http), 2);
     cr_assert_eq(http_n_working(rig.server.http), 0);
     http_drain(rig.server.http);
     char *one = read_all(head, 5), *two = read_all(body, 5);
     cr_assert_eq(status_of(one), 503, "%s", one);
-    cr_assert(strstr(two, "503") && strstr(two, "\"code\":\"draining\"") && strstr(two, "X-Request-Id: mine\r\n"), "%s",
-              two);
+    cr_assert(strstr(two, "503") && strstr(two, "\"code\":\"draining\"") &&
+                  strstr(two, "X-Request-Id: mine\r\n"),
+              "%s", two);
     free(one);
     free(two);
     close(head);
@@ -301,7 +308,8 @@ Test(http, slow_clients_are_cut)
     free(three);
     close(kept);
     char *metrics = ask(&rig, "GET", "/metrics", "", NULL);
-    cr_assert(strstr(metrics, "any4_http_bad_requests_total{model=\"tiny\",code=\"408\"} 3\n"), "%s", metrics);
+    cr_assert(strstr(metrics, "any4_http_bad_requests_total{model=\"tiny\",code=\"408\"} 3\n"), "%s",
+              metrics);
     cr_assert(!strstr(metrics, "code=\"499\"} 1"), "%s", metrics);
     free(metrics);
     cr_assert(strstr(one, "X-Request-Id: req-") && strstr(two, "X-Request-Id: req-"), "%s\n%s", one, two);
@@ -473,8 +481,9 @@ Test(http, text_offsets_of_a_stream)
     fake_engine.script = "h\xc3\xa9llo \xe2\x82\xac, all of it";
     rig_open(&rig, NULL);
     for (int i = 0; i < 2; i++) {
-        char *answer = complete(&rig, i ? "{\"prompt\":\"a b\",\"echo\":true,\"logprobs\":0,\"max_tokens\":60,\"stream\":true}"
-                                        : "{\"prompt\":\"a b\",\"echo\":true,\"logprobs\":0,\"max_tokens\":60}");
+        char *answer = complete(
+            &rig, i ? "{\"prompt\":\"a b\",\"echo\":true,\"logprobs\":0,\"max_tokens\":60,\"stream\":true}"
+                    : "{\"prompt\":\"a b\",\"echo\":true,\"logprobs\":0,\"max_tokens\":60}");
         for (const char *at = answer; (at = strstr(at, "\"text_offset\":["));) {
             at += 15;
             int n = (int)strcspn(at, "]");

@@ -299,6 +299,89 @@ Test(text_stream, characters_and_stops)
     folder_remove(&folder);
 }
 
+/* A model whose texts do not begin with a space of their own: nothing is taken off, and positions are right.
+ */
+Test(text_stream, model_without_dummy_prefix)
+{
+    static struct proto model;
+    struct proto trainer = {.n_bytes = 0}, normalizer = {.n_bytes = 0};
+    struct tokenizer *tokenizer = NULL;
+    struct text_stream s;
+    struct error err = {0};
+    size_t length = 0;
+    const int32_t prompt[] = {TINY_BOS, TINY_TEXT + 7}; /* " a" */
+    struct text_stream_options options = {
+        .prompt_ids = prompt, .n_prompt_ids = 2, .echo_text = " a", .echo_bytes = 2};
+    model.n_bytes = 0;
+    tiny_special_pieces(&model);
+    tiny_byte_pieces(&model);
+    tiny_text_pieces(&model);
+    proto_int(&trainer, 3, 2);
+    proto_int(&trainer, 35, 1);
+    proto_int(&normalizer, 3, 0); /* add_dummy_prefix */
+    proto_int(&normalizer, 4, 0);
+    proto_bytes(&model, 2, trainer.bytes, trainer.n_bytes);
+    proto_bytes(&model, 3, normalizer.bytes, normalizer.n_bytes);
+    cr_assert_eq(tokenizer_open_model(&tokenizer, model.bytes, model.n_bytes, "tiny", &err), STATUS_OK, "%s",
+                 err.message);
+    cr_assert_eq(text_stream_init(&s, tokenizer, &options, &err), STATUS_OK);
+    text_stream_push_prompt(&s, TINY_BOS, NULL);
+    text_stream_push_prompt(&s, TINY_TEXT + 7, NULL);
+    push(&s, TINY_TEXT + 7);
+    push(&s, TINY_TEXT + 2);
+    text_stream_end(&s);
+    cr_assert_str_eq(buffer_string(&s.text), " a ab");
+    cr_assert_eq(s.tokens[1].end, 2);
+    cr_assert_eq(s.tokens[2].begin, 2);
+    cr_assert_eq(s.tokens[3].begin, 4);
+    text_stream_token_bytes(&s, TINY_TEXT + 7, &s.tokens[1], &length);
+    cr_assert_eq(length, 2);
+    text_stream_finish(&s);
+    options = (struct text_stream_options){0};
+    cr_assert_eq(text_stream_init(&s, tokenizer, &options, &err), STATUS_OK);
+    push(&s, TINY_TEXT + 7);
+    text_stream_end(&s);
+    cr_assert_str_eq(buffer_string(&s.text), " a");
+    cr_assert_eq(s.tokens[0].end, 2);
+    text_stream_finish(&s);
+    tokenizer_close(tokenizer);
+}
+
+/* Without a charsmap every byte but spaces at the ends stays: a bound that encoding never goes below. */
+Test(text_stream, least_number_of_tokens)
+{
+    static const char *const texts[] = {"",
+                                        "   ",
+                                        "abcabcabc",
+                                        "a b c d",
+                                        "\xe2\x96\x81\xe2\x96\x81\xe2\x96\x81\xe2\x96\x81",
+                                        "\xf0\x9f\x98\x80\xf0\x9f\x98\x80",
+                                        "\xff\xfe\x80\x80\x80"};
+    struct folder folder;
+    struct tokenizer *tokenizer = tiny_tokenizer(&folder);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        int32_t *ids = NULL, n_ids = 0;
+        struct error err = {0};
+        cr_assert_eq(tokenizer_encode(tokenizer, texts[i], strlen(texts[i]), false, &ids, &n_ids, &err),
+                     STATUS_OK);
+        cr_assert_leq(tokenizer_min_tokens(tokenizer, texts[i], strlen(texts[i])), n_ids, "%s", texts[i]);
+        free(ids);
+    }
+    cr_assert_gt(tokenizer_min_tokens(tokenizer, "xyzxyzxyzxyzxyz", 15), 2);
+    tokenizer_close(tokenizer);
+    folder_remove(&folder);
+}
+
+Test(buffer, failed_string_has_no_length)
+{
+    struct buffer b = {0};
+    buffer_text(&b, "abc");
+    b.failed = true;
+    cr_assert_str_eq(buffer_string(&b), "");
+    cr_assert_eq(b.length, 0);
+    buffer_finish(&b);
+}
+
 /* Ids in, ids out: tokens are recorded and released, and stand for no text. */
 Test(text_stream, without_tokenizer)
 {
