@@ -32,6 +32,8 @@ enum status kv_cache_init(struct kv_cache *kv, const struct model_config *config
     if (memory == MAP_FAILED) {
         return error_set(err, STATUS_NO_MEMORY, "KV cache: no memory for %zu bytes", kv->memory_bytes);
     }
+    /* A block of one head is as small as a page: without huge pages every one is a miss of the TLB. */
+    madvise(memory, kv->memory_bytes, MADV_HUGEPAGE);
     kv->memory = memory;
     kv->free_blocks = malloc((size_t)n_blocks * sizeof *kv->free_blocks);
     if (!kv->free_blocks) {
