@@ -15,7 +15,7 @@ enum {
     TILE_ROWS = 4,     /* as many independent chains as hide the latency of an FMA */
     TILE_TOKENS = 6,   /* 4 x 6 accumulators of the 32 registers */
     CHUNK_COLS = 512,  /* columns decoded at once: 8 KiB for 4 rows stay in L1 beside x */
-    BLOCK_TOKENS = 48, /* tokens that share one decoding; their running sums are 12 KiB */
+    BLOCK_TOKENS = 72, /* tokens that share one decoding; their running sums are 18 KiB */
 };
 
 FORCE_INLINE const uint8_t *row_codes(const struct any4_matrix *w, int32_t row)
@@ -51,6 +51,18 @@ FORCE_INLINE __m512 decode_low(__m512i codes, __m512 table)
 FORCE_INLINE __m512 decode_high(__m512i codes, __m512 table)
 {
     return _mm512_permutexvar_ps(_mm512_srli_epi32(codes, 4), table);
+}
+
+/* y[r] = the lanes of sum[r], r < n_rows <= TILE_ROWS. */
+FORCE_INLINE void store_sums(float *y, const __m512 *sum, int32_t n_rows)
+{
+    if (n_rows == TILE_ROWS) {
+        _mm_storeu_ps(y, sum_lanes4(sum[0], sum[1], sum[2], sum[3]));
+        return;
+    }
+    for (int32_t r = 0; r < n_rows; r++) {
+        y[r] = sum_lanes(sum[r]);
+    }
 }
 
 FORCE_INLINE __m512 load_stored(enum any4_kind kind, const uint8_t *row, int32_t col, __mmask16 mask)
@@ -100,9 +112,7 @@ FORCE_INLINE void lut4_gemv_rows(float *y, const struct any4_matrix *w, const fl
             }
         }
     }
-    for (int32_t r = 0; r < n_rows; r++) {
-        y[row + r] = sum_lanes(sum[r]);
-    }
+    store_sums(y + row, sum, n_rows);
 }
 
 FORCE_INLINE void stored_gemv_rows(float *y, const struct any4_matrix *w, const float *x, int32_t row,
@@ -128,9 +138,7 @@ FORCE_INLINE void stored_gemv_rows(float *y, const struct any4_matrix *w, const 
             sum[r] = _mm512_mask3_fmadd_ps(weights, x_part, sum[r], mask);
         }
     }
-    for (int32_t r = 0; r < n_rows; r++) {
-        y[row + r] = sum_lanes(sum[r]);
-    }
+    store_sums(y + row, sum, n_rows);
 }
 
 /* Constant n_rows and kind in every copy, so that the accumulators are registers. */
@@ -302,9 +310,7 @@ static void gemm_block(float *y, int64_t y_stride, const struct any4_matrix *w, 
         multiply(sums, &decoded, x + begin, x_stride, end - begin, n_tokens);
     }
     for (int32_t t = 0; t < n_tokens; t++) {
-        for (int32_t r = 0; r < n_rows; r++) {
-            y[t * y_stride + row + r] = sum_lanes(sums[t][r]);
-        }
+        store_sums(y + t * y_stride + row, sums[t], n_rows);
     }
 }
 

@@ -43,6 +43,10 @@ FORCE_INLINE void score_positions(float *scores, const float *q, const struct kv
             sum[i] = _mm512_fmadd_ps(load_kv(type, kv->k, at[i] + d, mask), q_part, sum[i]);
         }
     }
+    if (n == TILE_POSITIONS) {
+        _mm_storeu_ps(scores, _mm_mul_ps(sum_lanes4(sum[0], sum[1], sum[2], sum[3]), _mm_set1_ps(scale)));
+        return;
+    }
     for (int32_t i = 0; i < n; i++) {
         scores[i] = sum_lanes(sum[i]) * scale;
     }
@@ -121,9 +125,14 @@ FORCE_INLINE void attend_heads(float *out, const float *q, int32_t n_q, const st
         int64_t at[CHUNK];
         int32_t lane = p % CHUNK;
         n = end - p < CHUNK - lane ? end - p : CHUNK - lane;
+        int32_t block = p / kv->block_size, in_block = p % kv->block_size;
         for (int32_t i = 0; i < n; i++) {
-            int64_t in_block = (int64_t)kv_head * kv->block_size + (p + i) % kv->block_size;
-            at[i] = kv->block_table[(p + i) / kv->block_size] * kv->block_stride + in_block * dim;
+            at[i] = kv->block_table[block] * kv->block_stride +
+                    ((int64_t)kv_head * kv->block_size + in_block) * dim;
+            if (++in_block == kv->block_size) {
+                in_block = 0;
+                block++;
+            }
         }
         for (int32_t h = 0; h < n_q; h++) {
             attend_chunk(out + h * dim, &states[h], q + h * dim, kv, at, lane, n, scale, type);

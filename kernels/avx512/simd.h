@@ -48,6 +48,19 @@ FORCE_INLINE float sum_lanes(__m512 v)
     return _mm_cvtss_f32(b);
 }
 
+/* sum_lanes of four vectors at once, in its very order of additions: less than half the instructions. */
+FORCE_INLINE __m128 sum_lanes4(__m512 v0, __m512 v1, __m512 v2, __m512 v3)
+{
+    /* Halves: (v0 | v1), (v2 | v3), two quads each. */
+    __m512 a01 = _mm512_add_ps(_mm512_shuffle_f32x4(v0, v1, 0x44), _mm512_shuffle_f32x4(v0, v1, 0xee));
+    __m512 a23 = _mm512_add_ps(_mm512_shuffle_f32x4(v2, v3, 0x44), _mm512_shuffle_f32x4(v2, v3, 0xee));
+    /* Quads: one for each vector. */
+    __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(a01, a23, 0x88), _mm512_shuffle_f32x4(a01, a23, 0xdd));
+    b = _mm512_add_ps(b, _mm512_permute_ps(b, 0x4e));
+    b = _mm512_add_ps(b, _mm512_permute_ps(b, 0xb1));
+    return _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, b));
+}
+
 /* exp(x): x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, Cody and Waite), the Taylor polynomial of
  * degree 7 (truncation r^8 / 8! < 6e-9), times 2^n. Relative error below 2 ulp; -inf and everything under
  * -104 give 0, above 88.73 inf, NaN stays NaN (max and min return their second operand then). */
