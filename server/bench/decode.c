@@ -174,6 +174,10 @@ enum status command_bench_decode(const struct config *config, struct outcome *ou
     }
     options.max_running = options.max_running < largest ? largest : options.max_running;
     options.max_queue = options.max_queue < largest ? largest : options.max_queue;
+    /* All prompts in one step: a second step of prefill would count as the first sequences' decoding. */
+    int64_t prompts = config->input_tokens * largest;
+    options.prefill_chunk =
+        prompts > options.prefill_chunk && prompts < 65536 ? (int32_t)prompts : options.prefill_chunk;
     options.show_progress = true;
     status = engine_open(&bench.engine, &options, err);
     free(skip);
