@@ -316,6 +316,8 @@ static void fill_info(struct engine *e, const struct engine_plan *plan)
         info->quant_error_mean = error_sum / (double)n_quantized;
         info->bits_per_weight =
             (double)(info->code_bits + info->table_bits) / (double)info->quantized_weights;
+    } else {
+        info->bits_per_weight = stored_bits / (double)stored_weights;
     }
 }
 

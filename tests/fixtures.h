@@ -1,5 +1,6 @@
-/* Where tests find data that is not in the repository: ANY4_FIXTURES, else ../shared/fixtures beside the source root. Tests
- * pass without it, and say loudly what they skipped. Plain header: usable with and without Criterion. */
+/* Where tests find data that is not in the repository: ANY4_FIXTURES, else ../shared/fixtures beside the
+ * source root. Tests pass without it, and say loudly what they skipped. Plain header: usable with and without
+ * Criterion. */
 #ifndef TESTS_FIXTURES_H
 #define TESTS_FIXTURES_H
 
