@@ -32,6 +32,9 @@ struct engine_options {
     const char
         *quant_skip[ENGINE_MAX_SKIP]; /* fnmatch patterns of linear names to keep as stored, e.g. "lm_head" */
     int32_t n_quant_skip;
+    const int32_t
+        *calib_ids; /* (n_calib_ids) tokens of the calibration text, BOS first; NULL: none. Copied. */
+    int32_t n_calib_ids;
     int32_t n_threads;            /* 0: physical cores */
     unsigned cpu_flags;           /* CPU_ALL: what the processor has */
     enum kv_cache_choice kv_type; /* auto: f32 with quant none, else bf16 */

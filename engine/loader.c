@@ -140,7 +140,7 @@ static enum status load_linear(struct model *model, struct linear *linear,
         }
         double begin = clock_seconds();
         status = quant_matrix(&linear->w, linear->memory, &linear->stats, settings, linear->w.n_rows,
-                              linear->w.n_cols, read_rows, (void *)(uintptr_t)tensor, pool, err);
+                              linear->w.n_cols, read_rows, (void *)(uintptr_t)tensor, NULL, pool, err);
         if (status) {
             char prefix[400];
             snprintf(prefix, sizeof prefix, "%s: tensor %s", tensor->path, tensor->name);

@@ -1,9 +1,8 @@
 /* Fills the table of operations: the scalar reference first, then every faster set that may run, upward. */
 #include "kernels/kernels.h"
 
-#include "kernels/cpu_features.h"
 #include "kernels/scalar/scalar.h"
-#ifdef ANY4_X86_KERNELS
+#ifdef ANY4_X86
 #include "kernels/avx2/avx2.h"
 #include "kernels/avx512/avx512.h"
 #endif
@@ -22,7 +21,7 @@ void kernels_init_cpu(struct kernels *k, unsigned cpu_flags)
         .axpy = scalar_axpy,
         .kv_store = scalar_kv_store,
     };
-#ifdef ANY4_X86_KERNELS
+#ifdef ANY4_X86
     if (usable & CPU_AVX2) {
         k->name = "avx2";
         k->any4_gemv = avx2_any4_gemv;

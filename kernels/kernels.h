@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/cpu_features.h"
 #include "engine/base/status.h"
 #include "quant/any4.h"
 
@@ -81,17 +82,6 @@ struct kernels {
     axpy_fn *axpy;
     kv_store_fn *kv_store;
 };
-
-enum cpu_flag {
-    CPU_AVX2 = 1 << 0,   /* AVX2, FMA and F16C */
-    CPU_AVX512 = 1 << 1, /* AVX-512 F, BW, DQ and VL (and all of CPU_AVX2) */
-    CPU_ALL = (1 << 2) - 1,
-};
-
-/* What this processor and operating system support. */
-unsigned cpu_flags_detect(void);
-/* "all", "scalar", or a comma list of "avx2", "avx512"; STATUS_INVALID names the unknown word. */
-enum status cpu_flags_parse(unsigned *out, const char *text, struct error *err);
 
 /* Scalar first, then overwritten upward by what both cpu_flags and the processor allow. */
 void kernels_init_cpu(struct kernels *k, unsigned cpu_flags);

@@ -13,7 +13,7 @@ void pack_row(uint8_t *out, const uint8_t *codes, int32_t n_cols)
         for (int32_t i = 0; i < HALF; i++) {
             out[i] = (uint8_t)(codes[i] | codes[i + HALF] << 4);
         }
-        out += ANY4_BLOCK_BYTES;
+        out += any4_block_bytes(4);
         codes += ANY4_BLOCK_COLS;
     }
     int32_t rest = n_cols % ANY4_BLOCK_COLS;
@@ -34,7 +34,7 @@ void unpack_row(uint8_t *codes, const uint8_t *packed, int32_t n_cols)
             codes[i] = packed[i] & 15;
             codes[i + HALF] = packed[i] >> 4;
         }
-        packed += ANY4_BLOCK_BYTES;
+        packed += any4_block_bytes(4);
         codes += ANY4_BLOCK_COLS;
     }
     int32_t rest = n_cols % ANY4_BLOCK_COLS;

@@ -3,6 +3,7 @@
 #include "quant/quantize.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
@@ -363,9 +364,10 @@ static void stats_sum(struct quant_stats *stats, const struct job *job, int32_t 
 
 enum status quant_matrix(struct any4_matrix *out, void *memory, struct quant_stats *stats,
                          const struct quant_settings *settings, int32_t n_rows, int32_t n_cols,
-                         quant_read_rows_fn *read_rows, void *source, struct thread_pool *pool,
-                         struct error *err)
+                         quant_read_rows_fn *read_rows, void *source, const struct quant_moments *moments,
+                         struct thread_pool *pool, struct error *err)
 {
+    (void)moments;
     struct job job = {.n_cols = n_cols, .read_rows = read_rows, .source = source};
     struct block *b = &job.block;
     unsigned char *at = memory;
@@ -397,10 +399,11 @@ enum status quant_matrix(struct any4_matrix *out, void *memory, struct quant_sta
     if (!status) {
         stats_sum(stats, &job, n_rows);
         *out = (struct any4_matrix){
-            .kind = ANY4_LUT4,
+            .kind = ANY4_LUT,
             .layout = ANY4_LAYOUT_CPU_V1,
             .n_rows = n_rows,
             .n_cols = n_cols,
+            .code_bits = 4,
             .group_size = b->group_size,
             .n_groups = b->n_groups,
             .row_bytes = b->row_bytes,
@@ -454,9 +457,13 @@ void quant_dequantize(float *out, const struct any4_matrix *matrix, int32_t row_
                 out[j] = bf16_to_f32(((const uint16_t *)(const void *)stored)[j]);
             }
             break;
-        case ANY4_LUT4:
+        case ANY4_LUT:
             assert(matrix->layout == ANY4_LAYOUT_CPU_V1);
             dequantize_row(out, matrix, row);
+            break;
+        case ANY4_LUT_INT8:
+        case ANY4_LINEAR:
+            assert(false); /* no quantizer makes them yet */
             break;
         }
     }

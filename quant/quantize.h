@@ -22,9 +22,26 @@ enum quant_method {
     QUANT_FP4,
 };
 
+/* How the squared error of a column's weights counts while tables and scales are learned. */
+enum quant_weighting {
+    QUANT_WEIGHTING_AUTO,   /* the method's own: moment for any4, mean for any4-paper */
+    QUANT_WEIGHTING_NONE,   /* every column alike */
+    QUANT_WEIGHTING_MEAN,   /* |E[x]|, the published weighting */
+    QUANT_WEIGHTING_MOMENT, /* E[x^2]: what the error of a product depends on */
+};
+
 struct quant_settings {
     enum quant_method method;
-    int32_t group_size; /* 32, 64 or 128; 0 = the method's default (128) */
+    int32_t group_size; /* 32, 64 or 128; 0 = the method's default */
+    enum quant_weighting weighting;
+    uint64_t seed;      /* of any4-paper's k-means++ start; 0 = the fixed default */
+    unsigned cpu_flags; /* instruction sets to use: speed only, never the result */
+};
+
+/* What a linear's inputs looked like over a calibration text, per column (n_cols each, f32). */
+struct quant_moments {
+    const float *mean;   /* E[x] */
+    const float *second; /* E[x^2], finite, > 0 */
 };
 
 /* "any4", "any4-paper", "int4", "nf4", "fp4", "none"; parse fails with STATUS_INVALID listing the names. */
@@ -37,8 +54,10 @@ typedef void quant_read_rows_fn(void *source, float *out, int32_t row_begin, int
 
 /* What quantizing one matrix did. Sums are over all elements, in double, rows added in order. */
 struct quant_stats {
-    double weight_energy; /* sum of w^2 */
-    double error_energy;  /* sum of (w_hat - w)^2, w_hat as the stored (bf16) formats give it */
+    double weight_energy;   /* sum of w^2 */
+    double error_energy;    /* sum of (w_hat - w)^2, w_hat as the stored formats give it */
+    double weighted_energy; /* the same two with column j's terms times second[j]; without moments as above */
+    double weighted_error;
     double max_row_error; /* largest per-row sqrt(error/energy) among rows with energy > 0 */
     int32_t worst_row;
     int64_t code_bits;  /* bits of codes, scales and zero points, padding included */
@@ -50,13 +69,14 @@ struct quant_stats {
 size_t quant_matrix_bytes(const struct quant_settings *settings, int32_t n_rows, int32_t n_cols);
 
 /* Quantizes a matrix (n_rows, n_cols >= 1) into memory (quant_matrix_bytes, 64-byte aligned), which out
- * points into afterwards. pool may be NULL. A weight that is NaN, infinite or beyond 1e37: STATUS_QUANTIZE
+ * points into afterwards. moments may be NULL: every
+ * column alike. pool may be NULL. A weight that is NaN, infinite or beyond 1e37: STATUS_QUANTIZE
  * with "row R, column C" in the message (the smallest such row, then column; the caller adds the tensor's
  * name). Allocates scratch per thread, not per row. */
 enum status quant_matrix(struct any4_matrix *out, void *memory, struct quant_stats *stats,
                          const struct quant_settings *settings, int32_t n_rows, int32_t n_cols,
-                         quant_read_rows_fn *read_rows, void *source, struct thread_pool *pool,
-                         struct error *err);
+                         quant_read_rows_fn *read_rows, void *source, const struct quant_moments *moments,
+                         struct thread_pool *pool, struct error *err);
 
 /* w_hat of rows [row_begin, row_end) to f32, densely; any kind of matrix. */
 void quant_dequantize(float *out, const struct any4_matrix *matrix, int32_t row_begin, int32_t row_end);

@@ -18,7 +18,7 @@
 #include "quant/any4.h"
 
 enum {
-    ROW_LEVELS = ANY4_TABLE_SIZE,
+    ROW_LEVELS = ANY4_MAX_TABLE,
     ROW_DP_POINTS = 256, /* rows with more distinct values are cut at this many candidates before the DP */
     ROW_DIGIT_BITS = 11, /* three passes of radix sort */
     ROW_DIGITS = 1 << ROW_DIGIT_BITS,

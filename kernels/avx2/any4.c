@@ -8,6 +8,7 @@
 #include "kernels/avx2/simd.h"
 
 #include <assert.h>
+#include <stdbool.h>
 
 #include "engine/base/float16.h"
 
@@ -32,7 +33,7 @@ FORCE_INLINE const uint8_t *row_codes(const struct any4_matrix *w, int32_t row)
 
 FORCE_INLINE struct table row_lut(const struct any4_matrix *w, int32_t row)
 {
-    int64_t at = (int64_t)row * ANY4_TABLE_SIZE;
+    int64_t at = (int64_t)row * ANY4_MAX_TABLE;
     return (struct table){load_bf16(w->lut, at, LANES), load_bf16(w->lut, at + LANES, LANES)};
 }
 
@@ -78,7 +79,7 @@ FORCE_INLINE int32_t group_end(const struct any4_matrix *w, int32_t group)
 
 FORCE_INLINE const uint8_t *block_codes(const uint8_t *codes, int32_t col)
 {
-    return codes + col / ANY4_BLOCK_COLS * ANY4_BLOCK_BYTES;
+    return codes + col / ANY4_BLOCK_COLS * any4_block_bytes(4);
 }
 
 FORCE_INLINE void lut4_gemv_rows(float *y, const struct any4_matrix *w, const float *x, int32_t row,
@@ -161,15 +162,19 @@ FORCE_INLINE void gemv_rows(float *y, const struct any4_matrix *w, const float *
     case ANY4_BF16:
         stored_gemv_rows(y, w, x, row, ANY4_BF16, n_rows);
         break;
-    case ANY4_LUT4:
+    case ANY4_LUT:
         lut4_gemv_rows(y, w, x, row, n_rows);
+        break;
+    case ANY4_LUT_INT8:
+    case ANY4_LINEAR:
+        assert(false); /* no quantizer makes them yet */
         break;
     }
 }
 
 void avx2_any4_gemv(float *y, const struct any4_matrix *w, const float *x, int32_t row_begin, int32_t row_end)
 {
-    assert(w->kind != ANY4_LUT4 || w->layout == ANY4_LAYOUT_CPU_V1);
+    assert(w->kind != ANY4_LUT || w->layout == ANY4_LAYOUT_CPU_V1);
     int32_t row = row_begin;
     for (; row_end - row >= GEMV_ROWS; row += GEMV_ROWS) {
         gemv_rows(y, w, x, row, GEMV_ROWS);
@@ -223,8 +228,12 @@ static void decode(struct decoded *out, const struct any4_matrix *w, int32_t row
     case ANY4_BF16:
         decode_stored(out, w, row, r, begin, end, ANY4_BF16);
         break;
-    case ANY4_LUT4:
+    case ANY4_LUT:
         decode_lut4(out, w, row, r, begin, end);
+        break;
+    case ANY4_LUT_INT8:
+    case ANY4_LINEAR:
+        assert(false); /* no quantizer makes them yet */
         break;
     }
 }
@@ -314,7 +323,7 @@ void avx2_any4_gemm(float *y, int64_t y_stride, const struct any4_matrix *w, con
                     int32_t n_tokens, int32_t row_begin, int32_t row_end)
 {
     /* A chunk starts with a group: decode_lut4 relies on it. */
-    assert(w->kind != ANY4_LUT4 || (w->layout == ANY4_LAYOUT_CPU_V1 && CHUNK_COLS % w->group_size == 0));
+    assert(w->kind != ANY4_LUT || (w->layout == ANY4_LAYOUT_CPU_V1 && CHUNK_COLS % w->group_size == 0));
     if (n_tokens == 1) {
         avx2_any4_gemv(y, w, x, row_begin, row_end);
         return;

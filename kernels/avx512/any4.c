@@ -8,6 +8,7 @@
 #include "kernels/avx512/simd.h"
 
 #include <assert.h>
+#include <stdbool.h>
 
 #include "engine/base/float16.h"
 
@@ -25,7 +26,7 @@ FORCE_INLINE const uint8_t *row_codes(const struct any4_matrix *w, int32_t row)
 
 FORCE_INLINE __m512 row_lut(const struct any4_matrix *w, int32_t row)
 {
-    return load_bf16(w->lut, (int64_t)row * ANY4_TABLE_SIZE, ALL_LANES);
+    return load_bf16(w->lut, (int64_t)row * ANY4_MAX_TABLE, ALL_LANES);
 }
 
 /* The 16 weights of a group. scale * lut is exact in f32 (8 + 8 bits), so the FMA rounds as the scalar does.
@@ -40,7 +41,7 @@ FORCE_INLINE __m512 group_table(const struct any4_matrix *w, __m512 lut, int32_t
 FORCE_INLINE __m512i load_codes(const uint8_t *codes, int32_t col)
 {
     return _mm512_cvtepu8_epi32(
-        _mm_loadu_si128((const __m128i *)(codes + col / ANY4_BLOCK_COLS * ANY4_BLOCK_BYTES)));
+        _mm_loadu_si128((const __m128i *)(codes + col / ANY4_BLOCK_COLS * any4_block_bytes(4))));
 }
 
 FORCE_INLINE __m512 decode_low(__m512i codes, __m512 table)
@@ -155,8 +156,12 @@ FORCE_INLINE void gemv_rows(float *y, const struct any4_matrix *w, const float *
     case ANY4_BF16:
         stored_gemv_rows(y, w, x, row, ANY4_BF16, n_rows);
         break;
-    case ANY4_LUT4:
+    case ANY4_LUT:
         lut4_gemv_rows(y, w, x, row, n_rows);
+        break;
+    case ANY4_LUT_INT8:
+    case ANY4_LINEAR:
+        assert(false); /* no quantizer makes them yet */
         break;
     }
 }
@@ -164,7 +169,7 @@ FORCE_INLINE void gemv_rows(float *y, const struct any4_matrix *w, const float *
 void avx512_any4_gemv(float *y, const struct any4_matrix *w, const float *x, int32_t row_begin,
                       int32_t row_end)
 {
-    assert(w->kind != ANY4_LUT4 || w->layout == ANY4_LAYOUT_CPU_V1);
+    assert(w->kind != ANY4_LUT || w->layout == ANY4_LAYOUT_CPU_V1);
     int32_t row = row_begin;
     for (; row_end - row >= TILE_ROWS; row += TILE_ROWS) {
         gemv_rows(y, w, x, row, TILE_ROWS);
@@ -218,8 +223,12 @@ static void decode(struct decoded *out, const struct any4_matrix *w, int32_t row
     case ANY4_BF16:
         decode_stored(out, w, row, r, begin, end, ANY4_BF16);
         break;
-    case ANY4_LUT4:
+    case ANY4_LUT:
         decode_lut4(out, w, row, r, begin, end);
+        break;
+    case ANY4_LUT_INT8:
+    case ANY4_LINEAR:
+        assert(false); /* no quantizer makes them yet */
         break;
     }
 }
@@ -318,7 +327,7 @@ void avx512_any4_gemm(float *y, int64_t y_stride, const struct any4_matrix *w, c
                       int64_t x_stride, int32_t n_tokens, int32_t row_begin, int32_t row_end)
 {
     /* A chunk starts with a group: decode_lut4 relies on it. */
-    assert(w->kind != ANY4_LUT4 || (w->layout == ANY4_LAYOUT_CPU_V1 && CHUNK_COLS % w->group_size == 0));
+    assert(w->kind != ANY4_LUT || (w->layout == ANY4_LAYOUT_CPU_V1 && CHUNK_COLS % w->group_size == 0));
     if (n_tokens == 1) {
         avx512_any4_gemv(y, w, x, row_begin, row_end);
         return;

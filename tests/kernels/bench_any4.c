@@ -62,7 +62,7 @@ int main(void)
     static const int32_t shapes[][2] = {{4096, 4096}, {2048, 5632}};
     static const int32_t tokens[] = {1, 4, 16, 64};
     for (size_t s = 0; s < 2; s++) {
-        struct test_matrix m = test_matrix_build(ANY4_LUT4, shapes[s][0], shapes[s][1], 128, DATA_RANDOM, 1);
+        struct test_matrix m = test_matrix_build(ANY4_LUT, shapes[s][0], shapes[s][1], 128, DATA_RANDOM, 1);
         for (size_t t = 0; t < sizeof tokens / sizeof tokens[0]; t++) {
             for (int32_t v = 0; v < N_VARIANTS; v++) {
                 struct kernels k;

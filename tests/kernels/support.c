@@ -143,11 +143,11 @@ static void build_lut4_row(struct test_matrix *m, int32_t row, enum data_kind da
 {
     const struct any4_matrix *w = &m->matrix;
     uint8_t *codes = (uint8_t *)m->codes.data + (size_t)row * w->row_bytes;
-    uint16_t *lut = (uint16_t *)m->lut.data + (size_t)row * ANY4_TABLE_SIZE;
+    uint16_t *lut = (uint16_t *)m->lut.data + (size_t)row * ANY4_MAX_TABLE;
     uint16_t *scales = (uint16_t *)m->scales.data + (size_t)row * (size_t)w->n_groups;
     uint16_t *zeros = m->zeros.data ? (uint16_t *)m->zeros.data + (size_t)row * (size_t)w->n_groups : NULL;
     float value = -8.0f + rng_float(rng);
-    for (int32_t code = 0; code < ANY4_TABLE_SIZE; code++) {
+    for (int32_t code = 0; code < ANY4_MAX_TABLE; code++) {
         lut[code] = data == DATA_ZERO ? 0 : bf16_from_f32(value);
         value += 1.01f + rng_float(rng);
     }
@@ -179,7 +179,7 @@ struct test_matrix test_matrix_build(enum any4_kind kind, int32_t n_rows, int32_
     size_t n = (size_t)n_rows * (size_t)n_cols;
     m.dense = malloc(n * sizeof(float));
     assert(m.dense);
-    if (kind != ANY4_LUT4) {
+    if (kind != ANY4_LUT) {
         float *values = malloc(n * sizeof(float));
         assert(values);
         data_fill(values, n, data, &rng);
@@ -187,13 +187,14 @@ struct test_matrix test_matrix_build(enum any4_kind kind, int32_t n_rows, int32_
         free(values);
     } else {
         w->layout = ANY4_LAYOUT_CPU_V1;
+        w->code_bits = 4;
         w->group_size = group_size;
         w->n_groups = (n_cols + group_size - 1) / group_size;
         w->row_bytes = (size_t)(n_cols + 31) / 32 * 16 + (seed % 2 ? 16 : 0);
         size_t n_scales = (size_t)n_rows * (size_t)w->n_groups;
         m.codes = guarded_alloc((size_t)n_rows * w->row_bytes);
         m.scales = guarded_alloc(n_scales * sizeof(uint16_t));
-        m.lut = guarded_alloc((size_t)n_rows * ANY4_TABLE_SIZE * sizeof(uint16_t));
+        m.lut = guarded_alloc((size_t)n_rows * ANY4_MAX_TABLE * sizeof(uint16_t));
         if (seed % 3) {
             m.zeros = guarded_alloc(n_scales * sizeof(uint16_t));
         }

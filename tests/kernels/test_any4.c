@@ -130,13 +130,13 @@ static void for_each_shape(void (*fn)(const struct problem *p, const struct kern
     for (size_t cols = 0; cols < COUNT(COLS); cols++) {
         for (size_t rows = 0; rows < COUNT(ROWS); rows++) {
             for (size_t tokens = 0; tokens < COUNT(TOKENS); tokens++) {
-                for (int kind = ANY4_F32; kind <= ANY4_LUT4; kind++, seed++) {
+                for (int kind = ANY4_F32; kind <= ANY4_LUT; kind++, seed++) {
                     struct rng pick = {seed};
                     struct shape shape = {(enum any4_kind)kind,
                                           (enum data_kind)rng_below(&pick, DATA_KINDS),
                                           ROWS[rows],
                                           COLS[cols],
-                                          kind == ANY4_LUT4 ? GROUPS[rng_below(&pick, COUNT(GROUPS))] : 0,
+                                          kind == ANY4_LUT ? GROUPS[rng_below(&pick, COUNT(GROUPS))] : 0,
                                           TOKENS[tokens],
                                           seed};
                     struct problem p = problem_build(shape);
@@ -240,9 +240,9 @@ Test(any4, many_tokens)
             continue;
         }
         for (size_t i = 0; i < COUNT(tokens); i++) {
-            for (int kind = ANY4_F32; kind <= ANY4_LUT4; kind++) {
-                struct shape shape = {(enum any4_kind)kind,        DATA_RANDOM, 6,      1100,
-                                      kind == ANY4_LUT4 ? 128 : 0, tokens[i],   900 + i};
+            for (int kind = ANY4_F32; kind <= ANY4_LUT; kind++) {
+                struct shape shape = {(enum any4_kind)kind,       DATA_RANDOM, 6,      1100,
+                                      kind == ANY4_LUT ? 128 : 0, tokens[i],   900 + i};
                 struct problem p = problem_build(shape);
                 run_all(&p, &k, &scalar);
                 batch_bits(&p, &k, &scalar);
@@ -261,7 +261,7 @@ Test(any4, a_dropped_term_fails)
     for (size_t cols = 0; cols < COUNT(COLS); cols++) {
         for (uint64_t seed = 1; seed <= 8; seed++) {
             struct problem p =
-                problem_build((struct shape){ANY4_LUT4, DATA_RANDOM, 1, COLS[cols], 64, 1, seed});
+                problem_build((struct shape){ANY4_LUT, DATA_RANDOM, 1, COLS[cols], 64, 1, seed});
             float *x = p.x.data, full = 0, dropped = 0;
             double mean = magnitudes(&p, 0, 0) / COLS[cols], allowed = tolerance(&p, 0, 0);
             int32_t victim = 0;

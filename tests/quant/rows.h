@@ -95,14 +95,14 @@ static inline struct quant_stats rows_quantize(struct any4_matrix *out, void **m
                                                enum quant_method method, int32_t group_size, const float *w,
                                                int32_t n_rows, int32_t n_cols, struct thread_pool *pool)
 {
-    struct quant_settings settings = {method, group_size};
+    struct quant_settings settings = {.method = method, .group_size = group_size};
     struct rows rows = {w, n_cols};
     struct quant_stats stats;
     struct error err;
     size_t bytes = quant_matrix_bytes(&settings, n_rows, n_cols);
     *memory = aligned_alloc(64, bytes);
     if (!*memory ||
-        quant_matrix(out, *memory, &stats, &settings, n_rows, n_cols, rows_read, &rows, pool, &err)) {
+        quant_matrix(out, *memory, &stats, &settings, n_rows, n_cols, rows_read, &rows, NULL, pool, &err)) {
         fprintf(stderr, "quantizing (%d, %d) failed\n", n_rows, n_cols);
         abort();
     }

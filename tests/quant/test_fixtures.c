@@ -31,16 +31,16 @@ static bool is_linear(const struct tensor *tensor)
 
 static double tensor_error(const struct tensor *tensor, enum quant_method method, int32_t group_size)
 {
-    struct quant_settings settings = {method, group_size};
+    struct quant_settings settings = {.method = method, .group_size = group_size};
     int32_t n_rows = (int32_t)tensor->shape[0], n_cols = (int32_t)tensor->shape[1];
     struct source source = {tensor, n_cols};
     struct any4_matrix matrix;
     struct quant_stats stats;
     struct error err;
     void *memory = aligned_alloc(64, quant_matrix_bytes(&settings, n_rows, n_cols));
-    cr_assert_eq(
-        quant_matrix(&matrix, memory, &stats, &settings, n_rows, n_cols, read_tensor, &source, NULL, &err),
-        STATUS_OK);
+    cr_assert_eq(quant_matrix(&matrix, memory, &stats, &settings, n_rows, n_cols, read_tensor, &source, NULL,
+                              NULL, &err),
+                 STATUS_OK);
     free(memory);
     return stats.error_energy;
 }

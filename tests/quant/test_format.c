@@ -254,7 +254,7 @@ Test(quant_format, threads_never_change_a_bit)
     for (int d = 0; d < N_DISTRIBUTIONS; d++) {
         rows_fill(w, ROWS * K, (enum distribution)d, 11);
         for (int32_t c = 0; c < N_METHODS; c++) {
-            struct quant_settings settings = {methods[c], 64};
+            struct quant_settings settings = {.method = methods[c], .group_size = 64};
             size_t bytes = quant_matrix_bytes(&settings, ROWS, K);
             struct any4_matrix m;
             void *expected;
@@ -287,7 +287,7 @@ Test(quant_format, bad_weights_are_named)
         struct error err;
         cr_assert_eq(thread_pool_open(&pool, n_threads, &err), STATUS_OK);
         for (int32_t c = 0; c < 4 * N_METHODS; c++) {
-            struct quant_settings settings = {methods[c / 4], 32};
+            struct quant_settings settings = {.method = methods[c / 4], .group_size = 32};
             struct rows rows = {w, K};
             struct any4_matrix m;
             struct quant_stats stats;
@@ -295,7 +295,7 @@ Test(quant_format, bad_weights_are_named)
             rows_fill(w, ROWS * K, NORMAL, 3);
             w[31 * K + 99] = w[31 * K + 98] = w[49 * K] = w[40 * K + 7] = bad[c % 4];
             enum status status =
-                quant_matrix(&m, memory, &stats, &settings, ROWS, K, rows_read, &rows, pool, &err);
+                quant_matrix(&m, memory, &stats, &settings, ROWS, K, rows_read, &rows, NULL, pool, &err);
             cr_assert_eq(status, STATUS_QUANTIZE);
             cr_assert(strstr(err.message, "row 31, column 98"), "%s", err.message);
             free(memory);
@@ -349,19 +349,20 @@ Test(quant_format, methods_have_names)
 Test(quant_format, impossible_requests_are_refused)
 {
     static const struct {
-        struct quant_settings settings;
-        int32_t n_rows, n_cols;
+        enum quant_method method;
+        int32_t group_size, n_rows, n_cols;
     } cases[] = {
-        {{QUANT_NONE, 128}, 4, 4}, {{QUANT_ANY4, 48}, 4, 4}, {{QUANT_ANY4, -32}, 4, 4},
-        {{QUANT_ANY4, 64}, 0, 4},  {{QUANT_ANY4, 64}, 4, 0}, {{QUANT_ANY4, 64}, -1, 4},
+        {QUANT_NONE, 128, 4, 4}, {QUANT_ANY4, 48, 4, 4}, {QUANT_ANY4, -32, 4, 4},
+        {QUANT_ANY4, 64, 0, 4},  {QUANT_ANY4, 64, 4, 0}, {QUANT_ANY4, 64, -1, 4},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct quant_settings settings = {.method = cases[i].method, .group_size = cases[i].group_size};
         struct any4_matrix m;
         struct quant_stats stats;
         struct error err;
-        cr_assert_eq(quant_matrix_bytes(&cases[i].settings, cases[i].n_rows, cases[i].n_cols), SIZE_MAX);
-        cr_assert_eq(quant_matrix(&m, NULL, &stats, &cases[i].settings, cases[i].n_rows, cases[i].n_cols,
-                                  rows_read, NULL, NULL, &err),
+        cr_assert_eq(quant_matrix_bytes(&settings, cases[i].n_rows, cases[i].n_cols), SIZE_MAX);
+        cr_assert_eq(quant_matrix(&m, NULL, &stats, &settings, cases[i].n_rows, cases[i].n_cols, rows_read,
+                                  NULL, NULL, NULL, &err),
                      STATUS_INVALID);
     }
     struct quant_settings settings = {QUANT_ANY4, 0}; /* 0 is the default of 128 */

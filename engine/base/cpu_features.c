@@ -1,12 +1,12 @@
 /* Asks the processor (cpuid) and the operating system (xgetbv: does it save the wide registers?) which
  * instruction sets may run, and reads the user's mask. Source: Intel SDM vol. 1, sections 14.3, 14.5, 15.2
  * and 15.3. */
-#include "kernels/cpu_features.h"
+#include "engine/base/cpu_features.h"
 
 #include <stdint.h>
 #include <string.h>
 
-#ifdef ANY4_X86_KERNELS
+#ifdef ANY4_X86
 #include <cpuid.h>
 
 enum {

@@ -1,9 +1,9 @@
-/* Detection, the words of --cpu-flags, and the mask that picks a set. */
+/* Detection and the words of --cpu-flags. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
+#include "engine/base/cpu_features.h"
 
 Test(cpu_features, detection_is_consistent)
 {
@@ -41,18 +41,5 @@ Test(cpu_features, parse_names_the_unknown_word)
         cr_assert_eq(cpu_flags_parse(&flags, cases[i][0], &err), STATUS_INVALID, "%s", cases[i][0]);
         cr_assert(strstr(err.message, cases[i][1]), "%s: %s", cases[i][0], err.message);
         cr_assert_eq(cpu_flags_parse(&flags, cases[i][0], NULL), STATUS_INVALID);
-    }
-}
-
-Test(cpu_features, mask_picks_the_set)
-{
-    static const char *const names[] = {"scalar", "avx2", "avx512", "avx512"};
-    unsigned detected = cpu_flags_detect();
-    for (unsigned flags = 0; flags <= CPU_ALL; flags++) {
-        struct kernels k;
-        kernels_init_cpu(&k, flags);
-        cr_assert_str_eq(k.name, names[flags & detected]);
-        cr_assert(k.any4_gemv && k.any4_gemm && k.rmsnorm && k.rope && k.attention && k.swiglu && k.axpy &&
-                  k.kv_store);
     }
 }
