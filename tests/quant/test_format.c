@@ -365,7 +365,7 @@ Test(quant_format, impossible_requests_are_refused)
                                   NULL, NULL, NULL, &err),
                      STATUS_INVALID);
     }
-    struct quant_settings settings = {QUANT_ANY4, 0}; /* 0 is the default of 128 */
+    struct quant_settings settings = {.method = QUANT_ANY4}; /* group size 0 is the default of 128 */
     cr_assert_eq(quant_matrix_bytes(&settings, 2, 256), 256u + 64 + 64 + 64);
     cr_assert_lt(quant_matrix_bytes(&settings, INT32_MAX, INT32_MAX), SIZE_MAX);
 }
