@@ -179,7 +179,7 @@ static bool block_init(struct block *b, const struct quant_settings *settings, i
     static_assert(sizeof(size_t) == 8, "sizes below count on 64 bits");
     b->group_size = group_size;
     b->n_groups = (int32_t)(((int64_t)n_cols + group_size - 1) / group_size);
-    b->row_bytes = pack_row_bytes(n_cols);
+    b->row_bytes = pack_row_bytes(n_cols, 4);
     b->codes_bytes = (size_t)n_rows * b->row_bytes;
     b->scales_bytes = (size_t)n_rows * (size_t)b->n_groups * sizeof(uint16_t);
     b->zeros_bytes = METHODS[settings->method].has_zeros ? b->scales_bytes : 0;
@@ -291,7 +291,7 @@ static void quantize_rows(void *context, int64_t begin, int64_t end, int32_t thr
         }
         job->method->quantize_row(&row, &worker->scratch, job->method->table);
         measure_row(&job->energy[index], &job->error[index], &row);
-        pack_row(job->codes + (size_t)index * job->block.row_bytes, worker->codes, job->n_cols);
+        pack_row(job->codes + (size_t)index * job->block.row_bytes, worker->codes, job->n_cols, 4);
     }
 }
 
@@ -431,7 +431,7 @@ static void dequantize_row(float *out, const struct any4_matrix *m, int32_t row)
         uint8_t codes[ANY4_BLOCK_COLS];
         float scale = bf16_to_f32(scales[begin / m->group_size]);
         float zero = zeros ? bf16_to_f32(zeros[begin / m->group_size]) : 0;
-        unpack_row(codes, stored + begin / 2, n);
+        unpack_row(codes, stored + begin / 2, n, 4);
         for (int32_t j = 0; j < n; j++) {
             out[begin + j] = scale * table[codes[j]] + zero;
         }
