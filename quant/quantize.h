@@ -15,11 +15,17 @@
 
 enum quant_method {
     QUANT_NONE,       /* weights as stored, same call path */
-    QUANT_ANY4,       /* per-row table: exact optimum of 1-D k-means (dynamic programming); the default */
+    QUANT_ANY4,       /* learned table and scales (quant/learn.h): the default */
+    QUANT_ANY3,       /* the same with 8 levels */
+    QUANT_ANY2,       /* and with 4 */
     QUANT_ANY4_PAPER, /* per-row table: k-means++ start and Lloyd iterations, as published */
-    QUANT_INT4,       /* asymmetric min/max, round to nearest */
+    QUANT_INT8,       /* asymmetric min/max, round to nearest */
+    QUANT_INT4,
+    QUANT_INT3,
+    QUANT_INT2,
     QUANT_NF4,
     QUANT_FP4,
+    QUANT_MX4,
 };
 
 /* How the squared error of a column's weights counts while tables and scales are learned. */
@@ -44,9 +50,19 @@ struct quant_moments {
     const float *second; /* E[x^2], finite, > 0 */
 };
 
-/* "any4", "any4-paper", "int4", "nf4", "fp4", "none"; parse fails with STATUS_INVALID listing the names. */
+/* "any4", "int3" ...; parse fails with STATUS_INVALID listing the names. */
 enum status quant_method_parse(enum quant_method *out, const char *name, struct error *err);
 const char *quant_method_name(enum quant_method method);
+int32_t quant_code_bits(enum quant_method method); /* 2, 3, 4 or 8; 0 for QUANT_NONE */
+
+/* "auto", "none", "mean", "moment". */
+enum status quant_weighting_parse(enum quant_weighting *out, const char *name, struct error *err);
+const char *quant_weighting_name(enum quant_weighting weighting);
+
+/* What settings with 0 and auto in them mean. Methods that take no account of moments: QUANT_WEIGHTING_NONE.
+ */
+enum quant_weighting quant_weighting_of(const struct quant_settings *settings);
+int32_t quant_group_size(const struct quant_settings *settings);
 
 /* Where a matrix's rows come from: converts rows [row_begin, row_end) to f32, n_cols each, densely. Called
  * from several threads at once on different rows. */
@@ -58,7 +74,7 @@ struct quant_stats {
     double error_energy;    /* sum of (w_hat - w)^2, w_hat as the stored formats give it */
     double weighted_energy; /* the same two with column j's terms times second[j]; without moments as above */
     double weighted_error;
-    double max_row_error; /* largest per-row sqrt(error/energy) among rows with energy > 0 */
+    double max_row_error; /* largest per-row sqrt(weighted error / energy) among rows with energy > 0 */
     int32_t worst_row;
     int64_t code_bits;  /* bits of codes, scales and zero points, padding included */
     int64_t table_bits; /* bits of tables */

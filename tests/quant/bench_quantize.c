@@ -31,7 +31,7 @@ int main(void)
             fprintf(stderr, "%s\n", err.message);
             return 1;
         }
-        for (int method = QUANT_ANY4; method <= QUANT_FP4; method++) {
+        for (int method = QUANT_ANY4; method <= QUANT_MX4; method++) {
             double best = 1e9, best_cpu = 1e9;
             struct quant_stats stats = {0};
             for (int repeat = 0; repeat < REPEATS; repeat++) {
@@ -39,7 +39,7 @@ int main(void)
                 void *memory;
                 double start = now(CLOCK_MONOTONIC), start_cpu = now(CLOCK_PROCESS_CPUTIME_ID);
                 stats =
-                    rows_quantize(&matrix, &memory, (enum quant_method)method, 128, w, N_ROWS, N_COLS, pool);
+                    rows_quantize(&matrix, &memory, (enum quant_method)method, 0, w, N_ROWS, N_COLS, pool);
                 double seconds = now(CLOCK_MONOTONIC) - start;
                 double cpu_seconds = now(CLOCK_PROCESS_CPUTIME_ID) - start_cpu;
                 best = seconds < best ? seconds : best;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/cpu_features.h"
 #include "quant/quantize.h"
 
 enum distribution {
@@ -95,7 +96,7 @@ static inline struct quant_stats rows_quantize(struct any4_matrix *out, void **m
                                                enum quant_method method, int32_t group_size, const float *w,
                                                int32_t n_rows, int32_t n_cols, struct thread_pool *pool)
 {
-    struct quant_settings settings = {.method = method, .group_size = group_size};
+    struct quant_settings settings = {.method = method, .group_size = group_size, .cpu_flags = CPU_ALL};
     struct rows rows = {w, n_cols};
     struct quant_stats stats;
     struct error err;

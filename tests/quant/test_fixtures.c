@@ -31,7 +31,7 @@ static bool is_linear(const struct tensor *tensor)
 
 static double tensor_error(const struct tensor *tensor, enum quant_method method, int32_t group_size)
 {
-    struct quant_settings settings = {.method = method, .group_size = group_size};
+    struct quant_settings settings = {.method = method, .group_size = group_size, .cpu_flags = CPU_ALL};
     int32_t n_rows = (int32_t)tensor->shape[0], n_cols = (int32_t)tensor->shape[1];
     struct source source = {tensor, n_cols};
     struct any4_matrix matrix;

@@ -1,0 +1,431 @@
+/* The learned table of our any4, any3 and any2 (format ANY4_LUT_INT8): the algorithm for one row, in plain
+ * inline C11 and C++17, without allocation and libm. This is the specification; quant/learn_simd.h does the
+ * same arithmetic on 16 groups at once and gives the same bits.
+ *
+ * Minimised is sum over columns of m_j (w_hat_j - w_j)^2, m_j = E[x_j^2] of the calibration text (or 1): the
+ * expected squared error of the row's product with x, inputs taken as uncorrelated. Three kinds of unknowns,
+ * each optimal given the others:
+ *   codes   the nearest level of u = w / s_G;
+ *   scales  s_G = sum m w t / sum m t^2, t the level of each weight (least squares);
+ *   table   t_k = sum m s w / sum m s^2 over the weights of level k.
+ * The start: each group's scale is its weight of largest magnitude, sign included, so that u <= 1 with
+ * equality once in every group and the table may be lopsided; the table is the optimum of weighted 1-D
+ * k-means over a histogram of u, by dynamic programming (Wang and Song, Ckmeans.1d.dp, 2011). Then rounds; in
+ * the first ones a group also tries scales up to 18 % smaller and larger and of the other sign, which leaves
+ * local optima that alternation alone keeps (loss on normal rows of 4096: 0.43 without the search, 0.38 with
+ * it, of the published method's at the same size). At last the table is rounded to int8, and each group takes
+ * the best int8 scale with the codes that go with it.
+ *
+ * A row is held in tiles of 16 groups, transposed: weight j of lane l of tile i at (i * group_size + j) * 16
+ * + l, for group 16 i + l. Places behind the end of the row or the last group have w = 0 and m = 0. Sums over
+ * a group run along j; sums over the row run in each lane along tiles and j, then over the lanes by halves.
+ */
+#ifndef QUANT_LEARN_H
+#define QUANT_LEARN_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "quant/any4.h"
+
+enum {
+    LEARN_LANES = 16,
+    LEARN_LEVELS = ANY4_MAX_TABLE,
+    LEARN_BINS = 1024,       /* of the histogram */
+    LEARN_DP_BINS = 128,     /* of the dynamic programme: neighbours of the histogram's, put together */
+    LEARN_REFINEMENTS = 20,  /* rounds of Lloyd's over the histogram after it */
+    LEARN_SEARCH_ROUNDS = 2, /* rounds with a search for scales */
+    LEARN_ROUNDS = 4,
+    LEARN_MAX_Q = 127, /* of int8 scales and tables */
+};
+
+/* Factors on a group's scale that a search round tries beside the scale itself. */
+static const float LEARN_FACTORS[] = {0.82f, 0.88f, 0.94f, 1.06f, 1.12f, 1.18f, -1.0f, -0.93f, -1.07f};
+enum { LEARN_N_FACTORS = sizeof LEARN_FACTORS / sizeof LEARN_FACTORS[0] };
+
+/* Levels in ascending order and the limits between them. A table of fewer than 16 levels repeats its last,
+ * behind limits that nothing exceeds. */
+struct learn_levels {
+    float table[LEARN_LEVELS];
+    float limits[LEARN_LEVELS]; /* between k and k + 1; the last is +inf */
+};
+
+/* One row at work. w, m: (n_tiles * group_size * 16) transposed. scale: (n_tiles * 16). codes as w. */
+struct learn_row {
+    const float *w, *m;
+    float *scale;
+    uint8_t *codes;
+    int32_t n_tiles, group_size;
+    int32_t n_levels; /* 4, 8 or 16 */
+    struct learn_levels levels;
+    double *loss; /* (LEARN_ROUNDS + 1) the objective after the start and after each round, or NULL */
+};
+
+/* Sums of a row by level and lane: mass = sum m s^2, moment = sum m s w. */
+struct learn_sums {
+    float mass[LEARN_LEVELS][LEARN_LANES];
+    float moment[LEARN_LEVELS][LEARN_LANES];
+};
+
+static inline float learn_round(float x) /* |x| < 2^22; halves to even */
+{
+    return (x + 12582912.0f) - 12582912.0f;
+}
+
+static inline void learn_set_limits(struct learn_levels *levels, int32_t n_levels)
+{
+    for (int32_t k = n_levels; k < LEARN_LEVELS; k++) {
+        levels->table[k] = levels->table[n_levels - 1];
+    }
+    for (int32_t k = 0; k < LEARN_LEVELS; k++) {
+        levels->limits[k] = k + 1 < n_levels ? 0.5f * (levels->table[k] + levels->table[k + 1]) : INFINITY;
+    }
+}
+
+/* The level nearest to u; a value halfway belongs to the lower one. */
+static inline int32_t learn_nearest(const struct learn_levels *levels, float u)
+{
+    int32_t k = u > levels->limits[7] ? 8 : 0;
+    k += u > levels->limits[k + 3] ? 4 : 0;
+    k += u > levels->limits[k + 1] ? 2 : 0;
+    k += u > levels->limits[k] ? 1 : 0;
+    return k;
+}
+
+static inline float learn_inverse(float scale)
+{
+    return scale != 0 ? 1.0f / scale : 0.0f;
+}
+
+/* ---- the four steps over a tile: what learn_simd.h replaces ---- */
+
+/* Replaces each lane's scale by the least squares scale for the best of scale * {1, factors}: best is the
+ * largest (sum m w t)^2 / sum m t^2, by which the loss falls below sum m w^2. The first of equals wins. */
+static inline void learn_search_tile(float *scale, const struct learn_levels *levels, const float *w,
+                                     const float *m, int32_t group_size, const float *factors,
+                                     int32_t n_factors)
+{
+    for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+        float best_gain = -1, best = scale[lane];
+        for (int32_t f = -1; f < n_factors; f++) {
+            float tried = f < 0 ? scale[lane] : scale[lane] * factors[f];
+            float inverse = learn_inverse(tried), wt = 0, tt = 0;
+            for (int32_t j = 0; j < group_size; j++) {
+                float value = w[j * LEARN_LANES + lane];
+                float t = levels->table[learn_nearest(levels, value * inverse)];
+                float mt = m[j * LEARN_LANES + lane] * t;
+                wt += mt * value;
+                tt += mt * t;
+            }
+            float fitted = tt > 0 ? wt / tt : 0;
+            float gain = wt * fitted;
+            if (gain > best_gain) {
+                best_gain = gain;
+                best = fitted;
+            }
+        }
+        scale[lane] = best;
+    }
+}
+
+static inline void learn_assign_tile(uint8_t *codes, const struct learn_levels *levels, const float *scale,
+                                     const float *w, int32_t group_size)
+{
+    for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+        float inverse = learn_inverse(scale[lane]);
+        for (int32_t j = 0; j < group_size; j++) {
+            codes[j * LEARN_LANES + lane] =
+                (uint8_t)learn_nearest(levels, w[j * LEARN_LANES + lane] * inverse);
+        }
+    }
+}
+
+static inline void learn_sum_tile(struct learn_sums *sums, const uint8_t *codes, const float *scale,
+                                  const float *w, const float *m, int32_t group_size)
+{
+    for (int32_t j = 0; j < group_size; j++) {
+        for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+            int32_t at = j * LEARN_LANES + lane;
+            float ms = m[at] * scale[lane];
+            sums->mass[codes[at]][lane] += ms * scale[lane];
+            sums->moment[codes[at]][lane] += ms * w[at];
+        }
+    }
+}
+
+/* Chooses each lane's int8 scale q for levels in units of the row's scale (w ~ unit * q * level): 0, or one
+ * of the three around the given scale, whichever errs least with its nearest levels; the first of equals
+ * wins. A group of zeros gets 0. scale in, q and codes out. */
+static inline void learn_choose_tile(float *q, uint8_t *codes, const struct learn_levels *levels,
+                                     const float *scale, float unit, const float *w, const float *m,
+                                     int32_t group_size)
+{
+    const float per_unit = learn_inverse(unit), most = LEARN_MAX_Q;
+    for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+        float middle = learn_round(scale[lane] * per_unit), best_error = 0, best = 0;
+        for (int32_t j = 0; j < group_size; j++) {
+            float value = w[j * LEARN_LANES + lane];
+            best_error += m[j * LEARN_LANES + lane] * value * value;
+        }
+        for (int32_t step = -1; step <= 1; step++) {
+            float tried = middle + (float)step;
+            tried = tried > most ? most : tried < -most ? -most : tried;
+            float s = tried * unit, inverse = learn_inverse(s), error = 0;
+            for (int32_t j = 0; j < group_size; j++) {
+                float value = w[j * LEARN_LANES + lane];
+                float d = s * levels->table[learn_nearest(levels, value * inverse)] - value;
+                error += m[j * LEARN_LANES + lane] * d * d;
+            }
+            if (error < best_error) {
+                best_error = error;
+                best = tried;
+            }
+        }
+        q[lane] = best;
+        float inverse = learn_inverse(best * unit);
+        for (int32_t j = 0; j < group_size; j++) {
+            codes[j * LEARN_LANES + lane] =
+                (uint8_t)learn_nearest(levels, w[j * LEARN_LANES + lane] * inverse);
+        }
+    }
+}
+
+/* ---- the whole row ---- */
+
+/* Each group's weight of largest magnitude, sign included; of two equal ones the positive. */
+static inline void learn_start_scales(struct learn_row *row)
+{
+    for (int32_t tile = 0; tile < row->n_tiles; tile++) {
+        const float *w = row->w + (int64_t)tile * row->group_size * LEARN_LANES;
+        float low[LEARN_LANES] = {0}, high[LEARN_LANES] = {0};
+        for (int32_t j = 0; j < row->group_size; j++) {
+            for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+                float value = w[j * LEARN_LANES + lane];
+                low[lane] = value < low[lane] ? value : low[lane];
+                high[lane] = value > high[lane] ? value : high[lane];
+            }
+        }
+        for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+            row->scale[tile * LEARN_LANES + lane] = high[lane] >= -low[lane] ? high[lane] : low[lane];
+        }
+    }
+}
+
+/* Weighted histogram of u over [-1, 1]: mass[b] = sum m s^2, moment[b] = sum m s w, so that moment / mass is
+ * the weighted mean of u in the bin. */
+static inline void learn_histogram(double mass[LEARN_BINS], double moment[LEARN_BINS],
+                                   const struct learn_row *row)
+{
+    memset(mass, 0, LEARN_BINS * sizeof *mass);
+    memset(moment, 0, LEARN_BINS * sizeof *moment);
+    for (int32_t tile = 0; tile < row->n_tiles; tile++) {
+        int64_t base = (int64_t)tile * row->group_size * LEARN_LANES;
+        const float *scale = row->scale + tile * LEARN_LANES;
+        float inverse[LEARN_LANES];
+        for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+            inverse[lane] = learn_inverse(scale[lane]);
+        }
+        for (int32_t j = 0; j < row->group_size; j++) {
+            const float *w = row->w + base + j * LEARN_LANES, *m = row->m + base + j * LEARN_LANES;
+            int32_t bin[LEARN_LANES];
+            float mss[LEARN_LANES], msw[LEARN_LANES];
+            for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+                int32_t b = (int32_t)((w[lane] * inverse[lane] + 1.0f) * (LEARN_BINS / 2));
+                float ms = m[lane] * scale[lane];
+                b = b < 0 ? 0 : b;
+                bin[lane] = b < LEARN_BINS ? b : LEARN_BINS - 1;
+                mss[lane] = ms * scale[lane];
+                msw[lane] = ms * w[lane];
+            }
+            for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+                mass[bin[lane]] += mss[lane];
+                moment[bin[lane]] += msw[lane];
+            }
+        }
+    }
+}
+
+/* Puts neighbouring bins together until at most LEARN_DP_BINS are left, none empty: half of them divide the
+ * mass evenly and half the range, so that neither a dense core nor a long tail is cut coarsely. Returns how
+ * many are left.
+ */
+static inline int32_t learn_merge_bins(double merged_mass[LEARN_DP_BINS], double merged_moment[LEARN_DP_BINS],
+                                       const double *mass, const double *moment)
+{
+    double total = 0, sum = 0;
+    int32_t m = 0, n_filled = 0, last = -1;
+    for (int32_t b = 0; b < LEARN_BINS; b++) {
+        total += mass[b];
+        n_filled += mass[b] > 0;
+    }
+    const double per_mass = total > 0 ? 0.5 * (LEARN_DP_BINS - 1) / total : 0;
+    const double per_bin = 0.5 * (LEARN_DP_BINS - 1) / LEARN_BINS;
+    for (int32_t b = 0; b < LEARN_BINS; b++) {
+        if (mass[b] > 0) {
+            int32_t at = n_filled <= LEARN_DP_BINS ? b : (int32_t)(sum * per_mass + b * per_bin);
+            sum += mass[b];
+            if (at != last) {
+                last = at;
+                merged_mass[m] = mass[b];
+                merged_moment[m++] = moment[b];
+            } else {
+                merged_mass[m - 1] += mass[b];
+                merged_moment[m - 1] += moment[b];
+            }
+        }
+    }
+    return m;
+}
+
+/* The n_levels means of the best cut of m <= LEARN_DP_BINS bins, mass > 0 each, in runs: exact, by dynamic
+ * programming over all pairs. D_k(j) = max over i of D_{k-1}(i) + gain(i, j), gain = moment^2 / mass of bins
+ * i .. j - 1. */
+static inline void learn_partition(float *table, int32_t n_levels, const double *mass, const double *moment,
+                                   int32_t m)
+{
+    float gain[LEARN_DP_BINS][LEARN_DP_BINS]; /* [i][j - 1] */
+    float best[2][LEARN_DP_BINS];             /* [j - 1] */
+    int32_t from[LEARN_LEVELS][LEARN_DP_BINS];
+    double masses[LEARN_DP_BINS + 1], moments[LEARN_DP_BINS + 1];
+    masses[0] = moments[0] = 0;
+    for (int32_t j = 0; j < m; j++) {
+        masses[j + 1] = masses[j] + mass[j];
+        moments[j + 1] = moments[j] + moment[j];
+    }
+    for (int32_t i = 0; i < m; i++) {
+        for (int32_t j = i; j < m; j++) {
+            double q = masses[j + 1] - masses[i], d = moments[j + 1] - moments[i];
+            gain[i][j] = q > 0 ? (float)(d * d / q) : 0.0f; /* 0: lost beside a far larger mass */
+        }
+    }
+    float *last = best[0], *next = best[1];
+    for (int32_t j = 0; j < m; j++) {
+        last[j] = gain[0][j];
+        from[0][j] = 0;
+    }
+    for (int32_t k = 1; k < n_levels; k++) {
+        int32_t *start = from[k];
+        for (int32_t j = 0; j < m; j++) {
+            next[j] = -1;
+            start[j] = j; /* fewer bins than runs */
+        }
+        for (int32_t i = k; i < m; i++) { /* the last run starts at bin i */
+            const float *row = gain[i];
+            float before = last[i - 1];
+            for (int32_t j = i; j < m; j++) {
+                float sum = before + row[j];
+                int32_t better = sum > next[j];
+                next[j] = better ? sum : next[j];
+                start[j] = better ? i : start[j];
+            }
+        }
+        float *swap = last;
+        last = next;
+        next = swap;
+    }
+    int32_t end = m;
+    for (int32_t k = n_levels - 1; k >= 0; k--) {
+        int32_t begin = from[k][end - 1];
+        double q = masses[end] - masses[begin];
+        table[k] = (float)(q > 0 ? (moments[end] - moments[begin]) / q : moment[begin] / mass[begin]);
+        end = begin;
+    }
+}
+
+/* Lloyd's rounds over the histogram, from a table that is nearly the best. mass and moment become prefix
+ * sums. */
+static inline void learn_refine_table(float *table, int32_t n_levels, double *mass, double *moment)
+{
+    for (int32_t b = 1; b < LEARN_BINS; b++) {
+        mass[b] += mass[b - 1];
+        moment[b] += moment[b - 1];
+    }
+    for (int32_t round = 0; round < LEARN_REFINEMENTS; round++) {
+        float next[LEARN_LEVELS];
+        double q = 0, d = 0;
+        int32_t changed = 0;
+        for (int32_t k = 0; k < n_levels; k++) {
+            double q_end = mass[LEARN_BINS - 1], d_end = moment[LEARN_BINS - 1];
+            if (k + 1 < n_levels) { /* bins whose middle lies below the limit */
+                int32_t end = (int32_t)((0.5f * (table[k] + table[k + 1]) + 1.0f) * (LEARN_BINS / 2) + 0.5f);
+                end = end < LEARN_BINS ? end : LEARN_BINS;
+                q_end = end > 0 ? mass[end - 1] : 0;
+                d_end = end > 0 ? moment[end - 1] : 0;
+            }
+            next[k] = q_end > q ? (float)((d_end - d) / (q_end - q)) : table[k];
+            changed |= next[k] != table[k];
+            q = q_end;
+            d = d_end;
+        }
+        memcpy(table, next, (size_t)n_levels * sizeof *table);
+        if (!changed) {
+            break;
+        }
+    }
+}
+
+static inline void learn_start_table(struct learn_row *row)
+{
+    double mass[LEARN_BINS], moment[LEARN_BINS], merged_mass[LEARN_DP_BINS], merged_moment[LEARN_DP_BINS];
+    float *table = row->levels.table;
+    learn_histogram(mass, moment, row);
+    int32_t m = learn_merge_bins(merged_mass, merged_moment, mass, moment);
+    if (m > row->n_levels) {
+        learn_partition(table, row->n_levels, merged_mass, merged_moment, m);
+        learn_refine_table(table, row->n_levels, mass, moment);
+    } else {
+        for (int32_t k = 0; k < row->n_levels; k++) {
+            int32_t b = k < m ? k : m - 1;
+            table[k] = m ? (float)(merged_moment[b] / merged_mass[b]) : 0.0f;
+        }
+    }
+    for (int32_t k = 1; k < row->n_levels; k++) { /* rounding may turn two near means around */
+        table[k] = table[k] > table[k - 1] ? table[k] : table[k - 1];
+    }
+    learn_set_limits(&row->levels, row->n_levels);
+}
+
+static inline float learn_sum_lanes(const float lanes[LEARN_LANES])
+{
+    float sum[LEARN_LANES];
+    memcpy(sum, lanes, sizeof sum);
+    for (int32_t half = LEARN_LANES / 2; half >= 1; half /= 2) {
+        for (int32_t lane = 0; lane < half; lane++) {
+            sum[lane] += sum[lane + half];
+        }
+    }
+    return sum[0];
+}
+
+/* The table for given codes and scales; a level without weights keeps its value. */
+static inline void learn_fit_table(struct learn_row *row, const struct learn_sums *sums)
+{
+    float *table = row->levels.table;
+    for (int32_t k = 0; k < row->n_levels; k++) {
+        float mass = learn_sum_lanes(sums->mass[k]);
+        if (mass > 0) {
+            table[k] = learn_sum_lanes(sums->moment[k]) / mass;
+        }
+        if (k > 0 && table[k] < table[k - 1]) {
+            table[k] = table[k - 1];
+        }
+    }
+    learn_set_limits(&row->levels, row->n_levels);
+}
+
+/* The objective with the nearest level for every weight, in double. */
+static inline double learn_loss(const struct learn_row *row)
+{
+    double loss = 0;
+    for (int64_t at = 0; at < (int64_t)row->n_tiles * row->group_size * LEARN_LANES; at++) {
+        int64_t group = at / (row->group_size * LEARN_LANES) * LEARN_LANES + at % LEARN_LANES;
+        float scale = row->scale[group];
+        float level = row->levels.table[learn_nearest(&row->levels, row->w[at] * learn_inverse(scale))];
+        double d = (double)scale * level - row->w[at];
+        loss += row->m[at] * d * d;
+    }
+    return loss;
+}
+
+#endif

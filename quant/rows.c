@@ -1,0 +1,335 @@
+/* Every method for one row. Compiled once per instruction set with QUANT_ROWS naming the result. */
+#include "quant/rows.h"
+
+#include <float.h>
+
+#include "quant/kmeans.h"
+#ifdef __AVX2__
+#include "quant/learn_simd.h"
+#define TILE(step) learn_simd_##step##_tile
+#else
+#define TILE(step) learn_##step##_tile
+#endif
+
+enum { MEASURE_LANES = 8 };
+
+static const float PAPER_MIN_RANGE = 1e-6f;
+
+/* NF4 (Dettmers et al., QLoRA, 2023). */
+static const float NF4_TABLE[ROW_LEVELS] = {
+    -1.0f,      -0.6961928f, -0.5250731f, -0.3949175f, -0.2844414f, -0.1847734f, -0.0910500f, 0.0f,
+    0.0795803f, 0.1609302f,  0.2461123f,  0.3379152f,  0.4407098f,  0.5626170f,  0.7229568f,  1.0f};
+/* FP4 of bitsandbytes; both its zeros are +0 here. */
+static const float FP4_TABLE[ROW_LEVELS] = {-1.0f,       -0.66667f, -0.5f,    -0.33333f,  -0.25f,   -0.16667f,
+                                            -0.0052083f, 0.0f,      0.0f,     0.0052083f, 0.16667f, 0.25f,
+                                            0.33333f,    0.5f,      0.66667f, 1.0f};
+/* E2M1 of the OCP Microscaling formats (MXFP4, 2023), both zeros +0. */
+static const float MX4_TABLE[ROW_LEVELS] = {-6, -4,   -3, -2,   -1.5f, -1, -0.5f, 0,
+                                            0,  0.5f, 1,  1.5f, 2,     3,  4,     6};
+
+/* ---- learned tables ---- */
+
+/* The power of two that brings the row's largest weight into [1, 2), 1 for a row of zeros. Exponents are kept
+ * so that it and its inverse are normal numbers; weights below 2^-126 stay small, which only costs precision.
+ */
+static float unit_of(const float *w, int32_t n, float *inverse)
+{
+    float min, max;
+    row_range(&min, &max, w, n);
+    float largest = max > -min ? max : -min;
+    uint32_t bits, exponent;
+    memcpy(&bits, &largest, sizeof bits);
+    exponent = bits >> 23;
+    exponent = exponent < 1 ? 1 : exponent > 253 ? 253 : exponent;
+    exponent = largest > 0 ? exponent : 127;
+    uint32_t unit_bits = exponent << 23, inverse_bits = (254 - exponent) << 23;
+    float unit;
+    memcpy(&unit, &unit_bits, sizeof unit);
+    memcpy(inverse, &inverse_bits, sizeof inverse_bits);
+    return unit;
+}
+
+static void fill_tiles(float *tiles, const struct quant_row *row, float factor)
+{
+    for (int32_t first = 0; first < row->n_groups; first += LEARN_LANES) {
+        for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+            int32_t begin = (first + lane) * row->group_size;
+            int32_t n = begin < row->n_cols ? row_group_columns(row, begin) : 0, j = 0;
+            for (; j < n; j++) {
+                tiles[j * LEARN_LANES + lane] = row->w[begin + j] * factor;
+            }
+            for (; j < row->group_size; j++) {
+                tiles[j * LEARN_LANES + lane] = 0;
+            }
+        }
+        tiles += row->group_size * LEARN_LANES;
+    }
+}
+
+/* The table as int8 in units of its largest magnitude, and the levels as the kernels will read them. */
+static float round_table(struct learn_row *r, int8_t *table)
+{
+    float largest = 0;
+    for (int32_t k = 0; k < r->n_levels; k++) {
+        float magnitude = r->levels.table[k] < 0 ? -r->levels.table[k] : r->levels.table[k];
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    float inverse = learn_inverse(largest);
+    for (int32_t k = 0; k < r->n_levels; k++) {
+        float level = learn_round(r->levels.table[k] * inverse * LEARN_MAX_Q);
+        table[k] = (int8_t)level;
+        r->levels.table[k] = level;
+    }
+    learn_set_limits(&r->levels, r->n_levels);
+    return largest;
+}
+
+static void quantize_learned(const struct quant_row *row, struct row_scratch *s)
+{
+    float inverse, unit = unit_of(row->w, row->n_cols, &inverse);
+    struct learn_row r = {
+        .w = s->tiles,
+        .m = row->importance_tiles,
+        .scale = s->tile_scales,
+        .codes = s->tile_codes,
+        .n_tiles = row_n_tiles(row->n_cols, row->group_size),
+        .group_size = row->group_size,
+        .n_levels = 1 << row->code_bits,
+    };
+    const int64_t stride = (int64_t)r.group_size * LEARN_LANES;
+    fill_tiles(s->tiles, row, inverse);
+    learn_start_scales(&r);
+    learn_start_table(&r);
+    for (int32_t round = 0; round < LEARN_ROUNDS; round++) {
+        struct learn_sums sums = {0};
+        if (row->loss) {
+            row->loss[round] = learn_loss(&r) * unit * unit;
+        }
+        for (int32_t tile = 0; tile < r.n_tiles; tile++) {
+            const float *w = r.w + tile * stride, *m = r.m + tile * stride;
+            float *scale = r.scale + tile * LEARN_LANES;
+            uint8_t *codes = r.codes + tile * stride;
+            TILE(search)
+            (scale, &r.levels, w, m, r.group_size, LEARN_FACTORS,
+             round < LEARN_SEARCH_ROUNDS ? LEARN_N_FACTORS : 0);
+            TILE(assign)(codes, &r.levels, scale, w, r.group_size);
+            TILE(sum)(&sums, codes, scale, w, m, r.group_size);
+        }
+        learn_fit_table(&r, &sums);
+    }
+    if (row->loss) {
+        row->loss[LEARN_ROUNDS] = learn_loss(&r) * unit * unit;
+    }
+
+    /* From here on levels are integers, and scales are in their units. */
+    float level_unit = round_table(&r, row->table) / LEARN_MAX_Q, largest = 0;
+    for (int32_t g = 0; g < r.n_tiles * LEARN_LANES; g++) {
+        r.scale[g] *= level_unit;
+        float magnitude = r.scale[g] < 0 ? -r.scale[g] : r.scale[g];
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    float step = largest / LEARN_MAX_Q;
+    *row->row_scale = step * unit;
+    for (int32_t tile = 0; tile < r.n_tiles; tile++) {
+        float q[LEARN_LANES];
+        uint8_t *codes = r.codes + tile * stride;
+        TILE(choose)
+        (q, codes, &r.levels, r.scale + tile * LEARN_LANES, step, r.w + tile * stride, r.m + tile * stride,
+         r.group_size);
+        for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+            int32_t group = tile * LEARN_LANES + lane, begin = group * row->group_size;
+            if (group < row->n_groups) {
+                int32_t n = row_group_columns(row, begin);
+                row->group_scales[group] = (int8_t)q[lane];
+                for (int32_t j = 0; j < n; j++) {
+                    row->codes[begin + j] = codes[j * LEARN_LANES + lane];
+                }
+            }
+        }
+    }
+}
+
+/* ---- the published formats ---- */
+
+/* Scale (max - min) / steps, u = (w - min) / scale in [0, steps], zero point the value of the middle code:
+ * asymmetric, as int4 and the paper have it. Rounded to bf16 last: u comes from the unrounded scale.
+ * weight: (n_cols) or NULL, filled with the elements' weights over u: the paper's |mean| * scale, E[x^2] *
+ * scale^2 where that is asked for, 1 without importance. */
+static void scale_min_max(const struct quant_row *row, struct row_scratch *s, float min_range, float *weight)
+{
+    float steps = (float)((1 << row->code_bits) - 1), middle = (float)(1 << (row->code_bits - 1));
+    for (int32_t begin = 0, group = 0; begin < row->n_cols; begin += row->group_size, group++) {
+        int32_t n = row_group_columns(row, begin);
+        float min, max;
+        row_range(&min, &max, row->w + begin, n);
+        float range = max - min > min_range ? max - min : min_range;
+        float scale = range / steps;
+        row_scale(s->u + begin, row->w + begin, n, min, scale);
+        for (int32_t j = begin; weight && j < begin + n; j++) {
+            float power = row->importance_is_moment ? scale * scale : scale;
+            weight[j] = row->importance ? row->importance[j] * power : 1.0f;
+        }
+        row->scales[group] = bf16_from_f32(scale);
+        row->zeros[group] = bf16_from_f32(min + middle * scale);
+    }
+}
+
+/* The paper's procedure. Codes follow the unrounded centres. */
+static void quantize_paper(const struct quant_row *row, struct row_scratch *s)
+{
+    double centres[ROW_LEVELS];
+    int32_t bounds[ROW_LEVELS + 1];
+    float limits[ROW_LEVELS - 1];
+    const struct row_points *points = &s->points;
+    scale_min_max(row, s, PAPER_MIN_RANGE, s->weight);
+    row_sort(s, row->n_cols);
+    kmeans_lloyd(centres, bounds, points, row->seed, s->kmeans);
+    for (int32_t k = 0; k < ROW_LEVELS; k++) {
+        row->lut[k] = bf16_from_f32((float)(centres[k] - 8));
+    }
+    for (int32_t k = 1; k < ROW_LEVELS;
+         k++) { /* the last value of the runs below: codes follow the runs exactly */
+        limits[k - 1] = bounds[k] > 0 ? points->value[bounds[k] - 1] : -FLT_MAX;
+    }
+    row_assign(row->codes, s->u, row->n_cols, limits);
+}
+
+static void quantize_integer(const struct quant_row *row, struct row_scratch *s)
+{
+    int32_t n_levels = 1 << row->code_bits;
+    scale_min_max(row, s, 0, NULL);
+    for (int32_t j = 0; j < row->n_cols; j++) {
+        /* Rounds halves to even as everybody's int4 does: weights stored as bf16 lie on a coarse grid, and
+         * 0.2 % of them fall on a half. */
+        float rounded = learn_round(s->u[j]);
+        row->codes[j] = (uint8_t)(rounded < (float)(n_levels - 1) ? rounded : (float)(n_levels - 1));
+    }
+    for (int32_t k = 0; row->lut && k < n_levels; k++) {
+        row->lut[k] = bf16_from_f32((float)(k - n_levels / 2));
+    }
+}
+
+/* A fixed table over w / scale. */
+static void assign_fixed(const struct quant_row *row, const struct row_scratch *s,
+                         const float table[ROW_LEVELS])
+{
+    float limits[ROW_LEVELS - 1];
+    for (int32_t k = 0; k + 1 < ROW_LEVELS; k++) {
+        limits[k] = 0.5f * (table[k] + table[k + 1]);
+    }
+    row_assign(row->codes, s->u, row->n_cols, limits);
+    for (int32_t k = 0; k < ROW_LEVELS; k++) {
+        row->lut[k] = bf16_from_f32(table[k]);
+    }
+}
+
+static float largest_magnitude(const float *w, int32_t n)
+{
+    float min, max;
+    row_range(&min, &max, w, n);
+    return max > -min ? max : -min;
+}
+
+static void quantize_absmax(const struct quant_row *row, struct row_scratch *s, const float *table)
+{
+    for (int32_t begin = 0, group = 0; begin < row->n_cols; begin += row->group_size, group++) {
+        int32_t n = row_group_columns(row, begin);
+        float scale = largest_magnitude(row->w + begin, n);
+        row_scale(s->u + begin, row->w + begin, n, 0, scale);
+        row->scales[group] = bf16_from_f32(scale);
+    }
+    assign_fixed(row, s, table);
+}
+
+static void quantize_nf4(const struct quant_row *row, struct row_scratch *s)
+{
+    quantize_absmax(row, s, NF4_TABLE);
+}
+
+static void quantize_fp4(const struct quant_row *row, struct row_scratch *s)
+{
+    quantize_absmax(row, s, FP4_TABLE);
+}
+
+/* Scale 2^(floor(log2 of the largest magnitude) - 2): a power of two, exact in bf16. */
+static void quantize_mx4(const struct quant_row *row, struct row_scratch *s)
+{
+    for (int32_t begin = 0, group = 0; begin < row->n_cols; begin += row->group_size, group++) {
+        int32_t n = row_group_columns(row, begin);
+        float largest = largest_magnitude(row->w + begin, n), scale = 0;
+        uint32_t bits;
+        memcpy(&bits, &largest, sizeof bits);
+        if (largest > 0) {
+            uint32_t exponent = bits >> 23; /* E8M0 ends at 2^-127; ours at the smallest normal number */
+            bits = (exponent > 3 ? exponent - 2 : 1) << 23;
+            memcpy(&scale, &bits, sizeof scale);
+        }
+        row_scale(s->u + begin, row->w + begin, n, 0, scale);
+        row->scales[group] = bf16_from_f32(scale);
+    }
+    assign_fixed(row, s, MX4_TABLE);
+}
+
+/* ---- what the stored row stands for, and how far that is off ---- */
+
+static void dequantize(float *w_hat, const struct quant_row *row)
+{
+    int32_t n_levels = 1 << row->code_bits;
+    for (int32_t begin = 0, group = 0; begin < row->n_cols; begin += row->group_size, group++) {
+        int32_t n = row_group_columns(row, begin);
+        float values[256];
+        if (row->table) {
+            for (int32_t k = 0; k < n_levels; k++) {
+                values[k] = *row->row_scale * (float)(row->group_scales[group] * row->table[k]);
+            }
+        } else {
+            float scale = bf16_to_f32(row->scales[group]);
+            float zero = row->zeros ? bf16_to_f32(row->zeros[group]) : 0.0f;
+            for (int32_t k = 0; k < n_levels; k++) {
+                float level = row->lut ? bf16_to_f32(row->lut[k]) : (float)(k - n_levels / 2);
+                values[k] = scale * level + zero;
+            }
+        }
+        for (int32_t j = begin; j < begin + n; j++) {
+            w_hat[j] = values[row->codes[j]];
+        }
+    }
+}
+
+static void measure(double out[4], const float *w, const float *w_hat, const float *second, int32_t n_cols)
+{
+    double sums[4][MEASURE_LANES] = {{0}};
+    for (int32_t begin = 0; begin < n_cols; begin += MEASURE_LANES) {
+        double d[MEASURE_LANES] = {0}, v[MEASURE_LANES] = {0}, m[MEASURE_LANES] = {0};
+        int32_t n = n_cols - begin < MEASURE_LANES ? n_cols - begin : MEASURE_LANES;
+        for (int32_t l = 0; l < n; l++) {
+            v[l] = w[begin + l];
+            d[l] = (double)w_hat[begin + l] - v[l];
+            m[l] = second ? second[begin + l] : 1.0;
+        }
+        for (int32_t l = 0; l < MEASURE_LANES; l++) {
+            double energy = v[l] * v[l], error = d[l] * d[l];
+            sums[0][l] += energy;
+            sums[1][l] += error;
+            sums[2][l] += energy * m[l];
+            sums[3][l] += error * m[l];
+        }
+    }
+    for (int32_t i = 0; i < 4; i++) {
+        out[i] = 0;
+        for (int32_t l = 0; l < MEASURE_LANES; l++) {
+            out[i] += sums[i][l];
+        }
+    }
+}
+
+const struct quant_rows QUANT_ROWS = {
+    .learned = quantize_learned,
+    .paper = quantize_paper,
+    .integer = quantize_integer,
+    .nf4 = quantize_nf4,
+    .fp4 = quantize_fp4,
+    .mx4 = quantize_mx4,
+    .dequantize = dequantize,
+    .measure = measure,
+};
