@@ -293,10 +293,12 @@ static inline void learn_partition(float *table, int32_t n_levels, const double 
         masses[j + 1] = masses[j] + mass[j];
         moments[j + 1] = moments[j] + moment[j];
     }
+    /* Far below the rounding of a mass, but no 0 where one is lost beside a larger one. */
+    const float floor = (float)(masses[m] * 1e-12);
     for (int32_t i = 0; i < m; i++) {
         for (int32_t j = i; j < m; j++) {
-            double q = masses[j + 1] - masses[i], d = moments[j + 1] - moments[i];
-            gain[i][j] = q > 0 ? (float)(d * d / q) : 0.0f; /* 0: lost beside a far larger mass */
+            float q = (float)(masses[j + 1] - masses[i]), d = (float)(moments[j + 1] - moments[i]);
+            gain[i][j] = d * d / (q + floor);
         }
     }
     float *last = best[0], *next = best[1];
