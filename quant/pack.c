@@ -17,7 +17,7 @@ enum {
 
 /* Called with a constant number of bits, so that each width has loops of its own: the compiler turns them
  * into vector code, and packing is on the path of every load. */
-static inline void pack_block(uint8_t *out, const uint8_t *codes, const int32_t code_bits)
+static inline void pack_block(uint8_t *restrict out, const uint8_t *restrict codes, const int32_t code_bits)
 {
     if (code_bits == 4) {
         for (int32_t i = 0; i < HALF; i++) {
@@ -30,17 +30,17 @@ static inline void pack_block(uint8_t *out, const uint8_t *codes, const int32_t 
             out[i] = (uint8_t)((codes[i] & 3) | (codes[i + QUARTER] & 3) << 2 |
                                (codes[i + 2 * QUARTER] & 3) << 4 | (codes[i + 3 * QUARTER] & 3) << 6);
         }
+        uint32_t high = 0;
+        for (int32_t i = 0; code_bits == 3 && i < ANY4_BLOCK_COLS; i++) {
+            high |= (uint32_t)codes[i] >> 2 << i;
+        }
         for (int32_t byte = 0; code_bits == 3 && byte < 4; byte++) {
-            int high = 0;
-            for (int32_t i = 0; i < 8; i++) {
-                high |= codes[8 * byte + i] >> 2 << i;
-            }
-            out[QUARTER + byte] = (uint8_t)high;
+            out[QUARTER + byte] = (uint8_t)(high >> 8 * byte);
         }
     }
 }
 
-static inline void unpack_block(uint8_t *codes, const uint8_t *packed, const int32_t code_bits)
+static inline void unpack_block(uint8_t *restrict codes, const uint8_t *restrict packed, const int32_t code_bits)
 {
     if (code_bits == 4) {
         for (int32_t i = 0; i < HALF; i++) {
@@ -62,7 +62,7 @@ static inline void unpack_block(uint8_t *codes, const uint8_t *packed, const int
     }
 }
 
-static inline void pack_blocks(uint8_t *out, const uint8_t *codes, int32_t n_cols, const int32_t code_bits)
+static inline void pack_blocks(uint8_t *restrict out, const uint8_t *restrict codes, int32_t n_cols, const int32_t code_bits)
 {
     for (; n_cols >= ANY4_BLOCK_COLS; n_cols -= ANY4_BLOCK_COLS) {
         pack_block(out, codes, code_bits);
@@ -76,7 +76,7 @@ static inline void pack_blocks(uint8_t *out, const uint8_t *codes, int32_t n_col
     }
 }
 
-static inline void unpack_blocks(uint8_t *codes, const uint8_t *packed, int32_t n_cols,
+static inline void unpack_blocks(uint8_t *restrict codes, const uint8_t *restrict packed, int32_t n_cols,
                                  const int32_t code_bits)
 {
     for (; n_cols >= ANY4_BLOCK_COLS; n_cols -= ANY4_BLOCK_COLS) {
