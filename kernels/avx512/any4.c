@@ -1,6 +1,8 @@
-/* Matrix times vector(s) in f32. A row's table of 16 values is one register: per group scale and zero point
- * are folded into it once, then one permute decodes 16 codes (it reads the low 4 bits of each lane, so no
- * masks).
+/* Matrix times vector(s) in f32. A row's table of up to 16 values is one register: per block of 32 columns
+ * the group's scale and zero point are folded into it, then one permute decodes 16 codes (it reads the low 4
+ * bits of each lane, and tables of 4 or 8 values are repeated: no masks). ANY4_LUT_INT8 is folded as the
+ * exact integer group scale * table value; the row's scale multiplies the finished sum. Everything that
+ * depends on kind and width is a constant in each copy of the loops.
  *
  * Every path adds in the same order: one accumulator of 16 lanes per (row, token), columns 16 at a time from
  * 0, the lanes summed last by sum_lanes. So gemv, gemm and any split of rows or tokens give the same bits. */
@@ -8,7 +10,7 @@
 #include "kernels/avx512/simd.h"
 
 #include <assert.h>
-#include <stdbool.h>
+#include <string.h>
 
 #include "engine/base/float16.h"
 
@@ -17,6 +19,7 @@ enum {
     TILE_TOKENS = 6,   /* 4 x 6 accumulators of the 32 registers */
     CHUNK_COLS = 512,  /* columns decoded at once: 8 KiB for 4 rows stay in L1 beside x */
     BLOCK_TOKENS = 72, /* tokens that share one decoding; their running sums are 18 KiB */
+    CHUNK_BLOCKS = CHUNK_COLS / ANY4_BLOCK_COLS,
 };
 
 FORCE_INLINE const uint8_t *row_codes(const struct any4_matrix *w, int32_t row)
@@ -24,45 +27,117 @@ FORCE_INLINE const uint8_t *row_codes(const struct any4_matrix *w, int32_t row)
     return w->codes + (size_t)row * w->row_bytes;
 }
 
-FORCE_INLINE __m512 row_lut(const struct any4_matrix *w, int32_t row)
+/* The row's table as f32, without scales, repeated until it fills the lanes. */
+FORCE_INLINE __m512 row_table(const struct any4_matrix *w, int32_t row, const enum any4_kind kind,
+                              const int32_t bits)
 {
-    return load_bf16(w->lut, (int64_t)row * ANY4_MAX_TABLE, ALL_LANES);
+    if (kind == ANY4_LINEAR) {
+        return _mm512_setzero_ps(); /* has none */
+    }
+    const int32_t n = 1 << bits;
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    int64_t at = (int64_t)row * n;
+    __m512 table =
+        kind == ANY4_LUT ? load_bf16(w->lut, at, lanes_mask(n)) : load_i8(w->table, at, lanes_mask(n));
+    return bits == 4 ? table : _mm512_permutexvar_ps(_mm512_and_si512(lane, _mm512_set1_epi32(n - 1)), table);
 }
 
-/* The 16 weights of a group. scale * lut is exact in f32 (8 + 8 bits), so the FMA rounds as the scalar does.
- */
-FORCE_INLINE __m512 group_table(const struct any4_matrix *w, __m512 lut, int32_t row, int32_t group)
+/* Scale and zero point of the group that each of a chunk's blocks belongs to, as f32. */
+struct chunk_scales {
+    float scale[CHUNK_BLOCKS], zero[CHUNK_BLOCKS];
+};
+
+/* Of the chunk that starts at column begin, which is a multiple of CHUNK_COLS. */
+FORCE_INLINE void load_scales(struct chunk_scales *out, const struct any4_matrix *w, int32_t row,
+                              int32_t begin, const enum any4_kind kind)
 {
-    size_t at = (size_t)row * (size_t)w->n_groups + (size_t)group;
-    float zero = w->zeros ? bf16_to_f32(w->zeros[at]) : 0.0f;
-    return _mm512_fmadd_ps(lut, _mm512_set1_ps(bf16_to_f32(w->scales[at])), _mm512_set1_ps(zero));
+    const __m512i block = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    int32_t group = begin / w->group_size;
+    __m512i index = _mm512_srli_epi32(block, w->group_size == 32 ? 0 : w->group_size == 64 ? 1 : 2);
+    __mmask16 mask = lanes_mask(w->n_groups - group);
+    int64_t at = (int64_t)row * w->n_groups + group;
+    __m512 scale =
+        kind == ANY4_LUT_INT8 ? load_i8(w->group_scales, at, mask) : load_bf16(w->scales, at, mask);
+    _mm512_storeu_ps(out->scale, _mm512_permutexvar_ps(index, scale));
+    if (kind != ANY4_LUT_INT8) {
+        __m512 zero = w->zeros ? load_bf16(w->zeros, at, mask) : _mm512_setzero_ps();
+        _mm512_storeu_ps(out->zero, _mm512_permutexvar_ps(index, zero));
+    }
 }
 
-FORCE_INLINE __m512i load_codes(const uint8_t *codes, int32_t col)
+/* Codes of columns 0..15 and 16..31 of a block, each in the low `bits` bits of its lane; above them anything
+ * where a repeated table does not look (see row_table). */
+FORCE_INLINE void load_codes(__m512i codes[2], const uint8_t *block, const int32_t bits)
 {
-    return _mm512_cvtepu8_epi32(
-        _mm_loadu_si128((const __m128i *)(codes + col / ANY4_BLOCK_COLS * any4_block_bytes(4))));
+    if (bits == 4) {
+        codes[0] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)block));
+        codes[1] = _mm512_srli_epi32(codes[0], 4);
+    } else if (bits == 8) {
+        codes[0] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)block));
+        codes[1] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(block + LANES)));
+    } else {
+        /* Bytes 0..7 twice, one a lane: columns 0..7 are their bits 0 and 1, 8..15 bits 2 and 3, and so on. */
+        const __m512i shifts = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
+        uint64_t low;
+        memcpy(&low, block, sizeof low);
+        __m512i bytes = _mm512_cvtepu8_epi32(_mm_set1_epi64x((int64_t)low));
+        codes[0] = _mm512_srlv_epi32(bytes, shifts);
+        codes[1] = _mm512_srli_epi32(codes[0], 4);
+        if (bits == 3) { /* bit i of the block's last word to bit 2 of lane i, below it the two low bits */
+            const __m512i turn =
+                _mm512_setr_epi32(2, 1, 0, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19);
+            const __m512i three = _mm512_set1_epi32(3), half = _mm512_set1_epi32(LANES);
+            int32_t high;
+            memcpy(&high, block + 8, sizeof high);
+            __m512i word = _mm512_set1_epi32(high);
+            __m512i high_low = _mm512_rolv_epi32(word, turn);
+            __m512i high_high = _mm512_rolv_epi32(word, _mm512_sub_epi32(turn, half));
+            codes[0] = _mm512_ternarylogic_epi32(three, codes[0], high_low, 0xca); /* three ? codes : high */
+            codes[1] = _mm512_ternarylogic_epi32(three, codes[1], high_high, 0xca);
+        }
+    }
 }
 
-FORCE_INLINE __m512 decode_low(__m512i codes, __m512 table)
+/* The 32 weights of a block (ANY4_LUT_INT8: without the row's scale). The products of scale with table or
+ * code are exact in f32 (two bf16, two int8, or bf16 and 8 bits), so the FMA rounds as the scalar does. */
+FORCE_INLINE void decode_block(__m512 weights[2], const uint8_t *block, __m512 table,
+                               const struct chunk_scales *scales, int32_t at, const enum any4_kind kind,
+                               const int32_t bits)
 {
-    return _mm512_permutexvar_ps(codes, table);
+    __m512i codes[2];
+    load_codes(codes, block, bits);
+    __m512 scale = _mm512_set1_ps(scales->scale[at]);
+    if (kind == ANY4_LUT_INT8) {
+        table = _mm512_mul_ps(table, scale);
+    } else {
+        __m512 zero = _mm512_set1_ps(scales->zero[at]);
+        if (kind == ANY4_LINEAR) {
+            const __m512i middle = _mm512_set1_epi32(1 << (bits - 1));
+            for (int32_t i = 0; i < 2; i++) {
+                __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(codes[i], middle));
+                weights[i] = _mm512_fmadd_ps(value, scale, zero);
+            }
+            return;
+        }
+        table = _mm512_fmadd_ps(table, scale, zero);
+    }
+    weights[0] = _mm512_permutexvar_ps(codes[0], table);
+    weights[1] = _mm512_permutexvar_ps(codes[1], table);
 }
 
-FORCE_INLINE __m512 decode_high(__m512i codes, __m512 table)
+/* y[r] = the lanes of sum[r] for rows row + r, r < n_rows <= TILE_ROWS, times the rows' scales if there are
+ * any. */
+FORCE_INLINE void store_sums(float *y, const __m512 *sum, const struct any4_matrix *w, int32_t row,
+                             int32_t n_rows)
 {
-    return _mm512_permutexvar_ps(_mm512_srli_epi32(codes, 4), table);
-}
-
-/* y[r] = the lanes of sum[r], r < n_rows <= TILE_ROWS. */
-FORCE_INLINE void store_sums(float *y, const __m512 *sum, int32_t n_rows)
-{
+    const float *scales = w->kind == ANY4_LUT_INT8 ? w->row_scales + row : NULL;
     if (n_rows == TILE_ROWS) {
-        _mm_storeu_ps(y, sum_lanes4(sum[0], sum[1], sum[2], sum[3]));
+        __m128 sums = sum_lanes4(sum[0], sum[1], sum[2], sum[3]);
+        _mm_storeu_ps(y, scales ? _mm_mul_ps(sums, _mm_loadu_ps(scales)) : sums);
         return;
     }
     for (int32_t r = 0; r < n_rows; r++) {
-        y[r] = sum_lanes(sum[r]);
+        y[r] = scales ? sum_lanes(sum[r]) * scales[r] : sum_lanes(sum[r]);
     }
 }
 
@@ -73,47 +148,51 @@ FORCE_INLINE __m512 load_stored(enum any4_kind kind, const uint8_t *row, int32_t
                               : load_bf16(row, col, mask);
 }
 
-FORCE_INLINE int32_t group_end(const struct any4_matrix *w, int32_t group)
+FORCE_INLINE void coded_gemv_rows(float *y, const struct any4_matrix *w, const float *x, int32_t row,
+                                  const enum any4_kind kind, const int32_t bits, const int32_t n_rows)
 {
-    int32_t begin = group * w->group_size;
-    return w->n_cols - begin < w->group_size ? w->n_cols : begin + w->group_size;
-}
-
-FORCE_INLINE void lut4_gemv_rows(float *y, const struct any4_matrix *w, const float *x, int32_t row,
-                                 const int32_t n_rows)
-{
-    __m512 sum[TILE_ROWS], lut[TILE_ROWS], table[TILE_ROWS];
+    __m512 sum[TILE_ROWS], table[TILE_ROWS];
     const uint8_t *codes[TILE_ROWS];
+    struct chunk_scales scales[TILE_ROWS];
     for (int32_t r = 0; r < n_rows; r++) {
         sum[r] = _mm512_setzero_ps();
-        lut[r] = row_lut(w, row + r);
+        table[r] = row_table(w, row + r, kind, bits);
         codes[r] = row_codes(w, row + r);
     }
-    for (int32_t group = 0; group < w->n_groups; group++) {
-        int32_t col = group * w->group_size, end = group_end(w, group);
+    for (int32_t begin = 0; begin < w->n_cols; begin += CHUNK_COLS) {
+        int32_t left = w->n_cols - begin < CHUNK_COLS ? w->n_cols - begin : CHUNK_COLS, at = 0;
         for (int32_t r = 0; r < n_rows; r++) {
-            table[r] = group_table(w, lut[r], row + r, group);
-        }
-        for (; end - col >= ANY4_BLOCK_COLS; col += ANY4_BLOCK_COLS) {
-            __m512 x_low = _mm512_loadu_ps(x + col), x_high = _mm512_loadu_ps(x + col + LANES);
-            for (int32_t r = 0; r < n_rows; r++) {
-                __m512i block = load_codes(codes[r], col);
-                sum[r] = _mm512_fmadd_ps(decode_low(block, table[r]), x_low, sum[r]);
-                sum[r] = _mm512_fmadd_ps(decode_high(block, table[r]), x_high, sum[r]);
+            load_scales(&scales[r], w, row + r, begin, kind);
+            if (kind == ANY4_LUT_INT8) {
+                _mm_prefetch((const char *)w->group_scales + ((int64_t)row + r + TILE_ROWS) * w->n_groups + begin/w->group_size, _MM_HINT_T0);
+            }
+            for (int32_t line = 0; line < CHUNK_BLOCKS * (int32_t)any4_block_bytes(bits); line += 64) {
+                _mm_prefetch((const char *)codes[r] + TILE_ROWS * w->row_bytes + line, _MM_HINT_T0);
             }
         }
-        if (col < end) { /* the end of the row: codes are padded to whole blocks, x is not */
-            __mmask16 low = lanes_mask(end - col), high = lanes_mask(end - col - LANES);
-            __m512 x_low = _mm512_maskz_loadu_ps(low, x + col);
-            __m512 x_high = high ? _mm512_maskz_loadu_ps(high, x + col + LANES) : _mm512_setzero_ps();
+        for (; left >= ANY4_BLOCK_COLS; left -= ANY4_BLOCK_COLS, at++) {
+            __m512 x_low = _mm512_loadu_ps(x), x_high = _mm512_loadu_ps(x + LANES);
             for (int32_t r = 0; r < n_rows; r++) {
-                __m512i block = load_codes(codes[r], col);
-                sum[r] = _mm512_mask3_fmadd_ps(decode_low(block, table[r]), x_low, sum[r], low);
-                sum[r] = _mm512_mask3_fmadd_ps(decode_high(block, table[r]), x_high, sum[r], high);
+                __m512 weights[2];
+                decode_block(weights, codes[r], table[r], &scales[r], at, kind, bits);
+                sum[r] = _mm512_fmadd_ps(weights[0], x_low, sum[r]);
+                sum[r] = _mm512_fmadd_ps(weights[1], x_high, sum[r]);
+                codes[r] += any4_block_bytes(bits);
+            }
+            x += ANY4_BLOCK_COLS;
+        }
+        if (left) { /* the end of the row: codes are padded to whole blocks, x is not */
+            __mmask16 low = lanes_mask(left), high = lanes_mask(left - LANES);
+            __m512 x_low = _mm512_maskz_loadu_ps(low, x), x_high = _mm512_maskz_loadu_ps(high, x + LANES);
+            for (int32_t r = 0; r < n_rows; r++) {
+                __m512 weights[2];
+                decode_block(weights, codes[r], table[r], &scales[r], at, kind, bits);
+                sum[r] = _mm512_mask3_fmadd_ps(weights[0], x_low, sum[r], low);
+                sum[r] = _mm512_mask3_fmadd_ps(weights[1], x_high, sum[r], high);
             }
         }
     }
-    store_sums(y + row, sum, n_rows);
+    store_sums(y + row, sum, w, row, n_rows);
 }
 
 FORCE_INLINE void stored_gemv_rows(float *y, const struct any4_matrix *w, const float *x, int32_t row,
@@ -139,10 +218,26 @@ FORCE_INLINE void stored_gemv_rows(float *y, const struct any4_matrix *w, const 
             sum[r] = _mm512_mask3_fmadd_ps(weights, x_part, sum[r], mask);
         }
     }
-    store_sums(y + row, sum, n_rows);
+    store_sums(y + row, sum, w, row, n_rows);
 }
 
-/* Constant n_rows and kind in every copy, so that the accumulators are registers. */
+FORCE_INLINE void table_gemv_rows(float *y, const struct any4_matrix *w, const float *x, int32_t row,
+                                  const enum any4_kind kind, const int32_t n_rows)
+{
+    switch (w->code_bits) {
+    case 2:
+        coded_gemv_rows(y, w, x, row, kind, 2, n_rows);
+        break;
+    case 3:
+        coded_gemv_rows(y, w, x, row, kind, 3, n_rows);
+        break;
+    default:
+        coded_gemv_rows(y, w, x, row, kind, 4, n_rows);
+        break;
+    }
+}
+
+/* Constant n_rows, kind and width in every copy, so that the accumulators are registers. */
 FORCE_INLINE void gemv_rows(float *y, const struct any4_matrix *w, const float *x, int32_t row,
                             const int32_t n_rows)
 {
@@ -157,19 +252,31 @@ FORCE_INLINE void gemv_rows(float *y, const struct any4_matrix *w, const float *
         stored_gemv_rows(y, w, x, row, ANY4_BF16, n_rows);
         break;
     case ANY4_LUT:
-        lut4_gemv_rows(y, w, x, row, n_rows);
+        table_gemv_rows(y, w, x, row, ANY4_LUT, n_rows);
         break;
     case ANY4_LUT_INT8:
-    case ANY4_LINEAR:
-        assert(false); /* no quantizer makes them yet */
+        table_gemv_rows(y, w, x, row, ANY4_LUT_INT8, n_rows);
         break;
+    case ANY4_LINEAR:
+        coded_gemv_rows(y, w, x, row, ANY4_LINEAR, 8, n_rows);
+        break;
+    }
+}
+
+/* Codes in the order and widths of quant/any4.h, and groups that do not straddle chunks. */
+FORCE_INLINE void assert_runs(const struct any4_matrix *w)
+{
+    if (w->code_bits) {
+        assert(w->layout == ANY4_LAYOUT_CPU_V1);
+        assert(w->group_size == 32 || w->group_size == 64 || w->group_size == 128);
+        assert(w->kind == ANY4_LINEAR ? w->code_bits == 8 : w->code_bits >= 2 && w->code_bits <= 4);
     }
 }
 
 void avx512_any4_gemv(float *y, const struct any4_matrix *w, const float *x, int32_t row_begin,
                       int32_t row_end)
 {
-    assert(w->kind != ANY4_LUT || w->layout == ANY4_LAYOUT_CPU_V1);
+    assert_runs(w);
     int32_t row = row_begin;
     for (; row_end - row >= TILE_ROWS; row += TILE_ROWS) {
         gemv_rows(y, w, x, row, TILE_ROWS);
@@ -185,19 +292,35 @@ struct decoded {
     __m512 weights[CHUNK_COLS / LANES][TILE_ROWS];
 };
 
-static void decode_lut4(struct decoded *out, const struct any4_matrix *w, int32_t row, int32_t r,
-                        int32_t begin, int32_t end)
+FORCE_INLINE void decode_coded(struct decoded *out, const struct any4_matrix *w, int32_t row, int32_t r,
+                               int32_t begin, int32_t end, const enum any4_kind kind, const int32_t bits)
 {
-    const uint8_t *codes = row_codes(w, row);
-    __m512 lut = row_lut(w, row);
-    for (int32_t col = begin, group = begin / w->group_size; col < end; group++) {
-        __m512 table = group_table(w, lut, row, group);
-        for (int32_t stop = group_end(w, group); col < stop; col += ANY4_BLOCK_COLS) {
-            __m512i block = load_codes(codes, col);
-            int32_t at = (col - begin) / LANES;
-            out->weights[at][r] = decode_low(block, table);
-            out->weights[at + 1][r] = decode_high(block, table);
-        }
+    const uint8_t *codes = row_codes(w, row) + begin / ANY4_BLOCK_COLS * any4_block_bytes(bits);
+    __m512 table = row_table(w, row, kind, bits);
+    struct chunk_scales scales;
+    load_scales(&scales, w, row, begin, kind);
+    for (int32_t at = 0; begin + at * ANY4_BLOCK_COLS < end; at++) {
+        __m512 weights[2];
+        decode_block(weights, codes, table, &scales, at, kind, bits);
+        out->weights[2 * at][r] = weights[0];
+        out->weights[2 * at + 1][r] = weights[1];
+        codes += any4_block_bytes(bits);
+    }
+}
+
+FORCE_INLINE void decode_table(struct decoded *out, const struct any4_matrix *w, int32_t row, int32_t r,
+                               int32_t begin, int32_t end, const enum any4_kind kind)
+{
+    switch (w->code_bits) {
+    case 2:
+        decode_coded(out, w, row, r, begin, end, kind, 2);
+        break;
+    case 3:
+        decode_coded(out, w, row, r, begin, end, kind, 3);
+        break;
+    default:
+        decode_coded(out, w, row, r, begin, end, kind, 4);
+        break;
     }
 }
 
@@ -224,11 +347,13 @@ static void decode(struct decoded *out, const struct any4_matrix *w, int32_t row
         decode_stored(out, w, row, r, begin, end, ANY4_BF16);
         break;
     case ANY4_LUT:
-        decode_lut4(out, w, row, r, begin, end);
+        decode_table(out, w, row, r, begin, end, ANY4_LUT);
         break;
     case ANY4_LUT_INT8:
+        decode_table(out, w, row, r, begin, end, ANY4_LUT_INT8);
+        break;
     case ANY4_LINEAR:
-        assert(false); /* no quantizer makes them yet */
+        decode_coded(out, w, row, r, begin, end, ANY4_LINEAR, 8);
         break;
     }
 }
@@ -319,15 +444,14 @@ static void gemm_block(float *y, int64_t y_stride, const struct any4_matrix *w, 
         multiply(sums, &decoded, x + begin, x_stride, end - begin, n_tokens);
     }
     for (int32_t t = 0; t < n_tokens; t++) {
-        store_sums(y + t * y_stride + row, sums[t], n_rows);
+        store_sums(y + t * y_stride + row, sums[t], w, row, n_rows);
     }
 }
 
 void avx512_any4_gemm(float *y, int64_t y_stride, const struct any4_matrix *w, const float *x,
                       int64_t x_stride, int32_t n_tokens, int32_t row_begin, int32_t row_end)
 {
-    /* A chunk starts with a group: decode_lut4 relies on it. */
-    assert(w->kind != ANY4_LUT || (w->layout == ANY4_LAYOUT_CPU_V1 && CHUNK_COLS % w->group_size == 0));
+    assert_runs(w);
     if (n_tokens == 1) {
         avx512_any4_gemv(y, w, x, row_begin, row_end);
         return;

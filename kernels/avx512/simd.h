@@ -38,6 +38,12 @@ FORCE_INLINE __m512 load_bf16(const void *base, int64_t at, __mmask16 mask)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
+/* The same for int8. */
+FORCE_INLINE __m512 load_i8(const int8_t *base, int64_t at, __mmask16 mask)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, base + at)));
+}
+
 /* Sum of the lanes, halves first: one fixed order for every caller. */
 FORCE_INLINE float sum_lanes(__m512 v)
 {

@@ -11,7 +11,18 @@
 #include "engine/base/float16.h"
 
 const char *const data_names[DATA_KINDS] = {"random", "zero", "extreme", "alternating"};
-const char *const any4_kind_names[4] = {"f32", "f16", "bf16", "lut4"};
+const struct test_format formats[N_FORMATS] = {
+    {"f32", ANY4_F32, 0},
+    {"f16", ANY4_F16, 0},
+    {"bf16", ANY4_BF16, 0},
+    {"lut2", ANY4_LUT, 2},
+    {"lut3", ANY4_LUT, 3},
+    {"lut4", ANY4_LUT, 4},
+    {"lut2-int8", ANY4_LUT_INT8, 2},
+    {"lut3-int8", ANY4_LUT_INT8, 3},
+    {"lut4-int8", ANY4_LUT_INT8, 4},
+    {"linear8", ANY4_LINEAR, 8},
+};
 const struct variant variants[N_VARIANTS] = {{"scalar", 0}, {"avx2", CPU_AVX2}, {"avx512", CPU_ALL}};
 
 enum { CANARIES = 64 };
@@ -128,84 +139,170 @@ static void build_stored(struct test_matrix *m, const float *values)
         uint8_t *at = (uint8_t *)m->codes.data + i * bytes;
         if (w->kind == ANY4_F32) {
             memcpy(at, &values[i], sizeof(float));
-            m->dense[i] = values[i];
+            m->dense[i] = (double)values[i];
             continue;
         }
         /* 2^60 is no half: keep the values of extreme data finite */
         float value = w->kind == ANY4_F16 ? fmaxf(-6e4f, fminf(6e4f, values[i])) : values[i];
         uint16_t half = w->kind == ANY4_F16 ? f16_from_f32(value) : bf16_from_f32(value);
         memcpy(at, &half, sizeof half);
-        m->dense[i] = w->kind == ANY4_F16 ? f16_to_f32(half) : bf16_to_f32(half);
+        m->dense[i] = (double)(w->kind == ANY4_F16 ? f16_to_f32(half) : bf16_to_f32(half));
     }
 }
 
-static void build_lut4_row(struct test_matrix *m, int32_t row, enum data_kind data, struct rng *rng)
+/* Sets a code's bits as quant/any4.h places them in a row, one bit at a time. */
+static void place_code(uint8_t *row, int32_t col, int32_t bits, int code)
 {
-    const struct any4_matrix *w = &m->matrix;
-    uint8_t *codes = (uint8_t *)m->codes.data + (size_t)row * w->row_bytes;
-    uint16_t *lut = (uint16_t *)m->lut.data + (size_t)row * ANY4_MAX_TABLE;
-    uint16_t *scales = (uint16_t *)m->scales.data + (size_t)row * (size_t)w->n_groups;
-    uint16_t *zeros = m->zeros.data ? (uint16_t *)m->zeros.data + (size_t)row * (size_t)w->n_groups : NULL;
-    float value = -8.0f + rng_float(rng);
-    for (int32_t code = 0; code < ANY4_MAX_TABLE; code++) {
-        lut[code] = data == DATA_ZERO ? 0 : bf16_from_f32(value);
-        value += 1.01f + rng_float(rng);
+    uint8_t *block = row + col / 32 * 4 * bits;
+    int32_t i = col % 32;
+    for (int32_t bit = 0; bit < bits; bit++) {
+        int32_t byte, at;
+        switch (bits) {
+        case 4:
+            byte = i % 16;
+            at = 4 * (i / 16) + bit;
+            break;
+        case 8:
+            byte = i;
+            at = bit;
+            break;
+        default: /* 2 and 3: pairs of bits, then the plane of third bits */
+            byte = bit < 2 ? i % 8 : 8 + i / 8;
+            at = bit < 2 ? 2 * (i / 8) + bit : i % 8;
+            break;
+        }
+        block[byte] = (uint8_t)((block[byte] & ~(1 << at)) | (code >> bit & 1) << at);
     }
-    for (int32_t group = 0; group < w->n_groups; group++) {
-        int exponent = data == DATA_EXTREME ? rng_below(rng, 61) - 30 : -6;
-        scales[group] = bf16_from_f32(ldexpf(1.5f + 0.4f * rng_float(rng), exponent));
-        if (zeros) {
-            zeros[group] = bf16_from_f32(ldexpf(rng_float(rng), exponent));
+}
+
+static void build_table(struct test_matrix *m, int32_t row, enum data_kind data, struct rng *rng)
+{
+    int32_t n = 1 << m->matrix.code_bits;
+    if (m->matrix.kind == ANY4_LUT) {
+        uint16_t *lut = (uint16_t *)m->lut.data + (size_t)row * (size_t)n;
+        float value = -8.0f + rng_float(rng);
+        for (int32_t code = 0; code < n; code++) {
+            lut[code] = data == DATA_ZERO ? 0 : bf16_from_f32(value);
+            value += (1.01f + rng_float(rng)) * 16.0f / (float)n;
+        }
+    } else if (m->matrix.kind == ANY4_LUT_INT8) { /* from -127 to 127, both included */
+        int8_t *table = (int8_t *)m->table.data + (size_t)row * (size_t)n;
+        for (int32_t code = 0; code < n; code++) {
+            int32_t step = 254 / (n - 1), jitter = code % (n - 1) ? rng_below(rng, step) : 0;
+            int32_t value = code == n - 1 ? 127 : -127 + code * step + jitter;
+            table[code] = (int8_t)(data == DATA_ZERO ? 0 : value);
         }
     }
-    memset(codes, 0xff, w->row_bytes);
-    for (int32_t col = 0; col < w->n_cols; col++) {
-        int32_t group = col / w->group_size, block = col / 32, i = col % 16;
-        int code = rng_below(rng, 16), shift = col % 32 < 16 ? 0 : 4;
-        uint8_t *byte = codes + block * 16 + i;
-        *byte = (uint8_t)((*byte & ~(15 << shift)) | (code << shift));
-        float zero = zeros ? bf16_to_f32(zeros[group]) : 0.0f;
-        m->dense[(size_t)row * (size_t)w->n_cols + (size_t)col] =
-            bf16_to_f32(scales[group]) * bf16_to_f32(lut[code]) + zero;
+}
+
+/* Fills scales and zero points (or group scales and the row's scale) of a row. */
+static void build_scales(struct test_matrix *m, int32_t row, enum data_kind data, struct rng *rng)
+{
+    const struct any4_matrix *w = &m->matrix;
+    size_t first = (size_t)row * (size_t)w->n_groups;
+    int exponent = data == DATA_EXTREME ? rng_below(rng, 61) - 30 : -6;
+    if (w->kind == ANY4_LUT_INT8) {
+        ((float *)m->row_scales.data)[row] = ldexpf(1.5f + 0.4f * rng_float(rng), exponent - 10);
+    }
+    for (size_t at = first; at < first + (size_t)w->n_groups; at++) {
+        if (w->kind == ANY4_LUT_INT8) {
+            int32_t scale =
+                data == DATA_EXTREME ? (rng_below(rng, 2) ? 127 : -127) : rng_below(rng, 255) - 127;
+            ((int8_t *)m->group_scales.data)[at] = (int8_t)scale;
+            continue;
+        }
+        exponent = data == DATA_EXTREME ? rng_below(rng, 61) - 30 : -6;
+        ((uint16_t *)m->scales.data)[at] = bf16_from_f32(ldexpf(1.5f + 0.4f * rng_float(rng), exponent));
+        if (m->zeros.data) {
+            ((uint16_t *)m->zeros.data)[at] = bf16_from_f32(ldexpf(rng_float(rng), exponent));
+        }
     }
 }
 
-struct test_matrix test_matrix_build(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_t group_size,
-                                     enum data_kind data, uint64_t seed)
+/* The formulas of quant/any4.h. */
+static double coded_weight(const struct any4_matrix *w, int32_t row, int32_t col, int code)
 {
-    struct test_matrix m = {.matrix = {.kind = kind, .n_rows = n_rows, .n_cols = n_cols}};
-    struct any4_matrix *w = &m.matrix;
+    int32_t group = row * w->n_groups + col / w->group_size, entry = (row << w->code_bits) + code;
+    if (w->kind == ANY4_LUT_INT8) {
+        return (double)w->row_scales[row] * (w->group_scales[group] * w->table[entry]);
+    }
+    float scale = bf16_to_f32(w->scales[group]), zero = w->zeros ? bf16_to_f32(w->zeros[group]) : 0.0f;
+    float value = w->kind == ANY4_LUT ? bf16_to_f32(w->lut[entry]) : (float)(code - (1 << w->code_bits) / 2);
+    return (double)(scale * value + zero);
+}
+
+static void build_coded(struct test_matrix *m, int32_t group_size, enum data_kind data, uint64_t seed,
+                        struct rng *rng)
+{
+    struct any4_matrix *w = &m->matrix;
+    size_t block_bytes = 4 * (size_t)w->code_bits, table = (size_t)w->n_rows << w->code_bits;
+    w->layout = ANY4_LAYOUT_CPU_V1;
+    w->group_size = group_size;
+    w->n_groups = (w->n_cols + group_size - 1) / group_size;
+    w->row_bytes = (size_t)(w->n_cols + 31) / 32 * block_bytes + (seed % 2 ? block_bytes : 0);
+    size_t n_scales = (size_t)w->n_rows * (size_t)w->n_groups;
+    m->codes = guarded_alloc((size_t)w->n_rows * w->row_bytes);
+    if (w->kind == ANY4_LUT_INT8) {
+        m->group_scales = guarded_alloc(n_scales);
+        m->table = guarded_alloc(table);
+        m->row_scales = guarded_alloc((size_t)w->n_rows * sizeof(float));
+    } else {
+        m->scales = guarded_alloc(n_scales * sizeof(uint16_t));
+        if (seed % 3) {
+            m->zeros = guarded_alloc(n_scales * sizeof(uint16_t));
+        }
+        if (w->kind == ANY4_LUT) {
+            m->lut = guarded_alloc(table * sizeof(uint16_t));
+        }
+    }
+    w->scales = m->scales.data;
+    w->zeros = m->zeros.data;
+    w->lut = m->lut.data;
+    w->group_scales = m->group_scales.data;
+    w->table = m->table.data;
+    w->row_scales = m->row_scales.data;
+    memset(m->codes.data, 0xff, (size_t)w->n_rows * w->row_bytes);
+    for (int32_t row = 0; row < w->n_rows; row++) {
+        uint8_t *codes = (uint8_t *)m->codes.data + (size_t)row * w->row_bytes;
+        build_table(m, row, data, rng);
+        build_scales(m, row, data, rng);
+        for (int32_t col = 0; col < w->n_cols; col++) {
+            int code = rng_below(rng, 1 << w->code_bits);
+            place_code(codes, col, w->code_bits, code);
+            m->dense[(size_t)row * (size_t)w->n_cols + (size_t)col] = coded_weight(w, row, col, code);
+        }
+    }
+}
+
+const struct test_format *format_of(enum any4_kind kind, int32_t code_bits)
+{
+    const struct test_format *format = formats;
+    while (format->kind != kind || format->code_bits != code_bits) {
+        format++;
+        assert(format < formats + N_FORMATS);
+    }
+    return format;
+}
+
+struct test_matrix test_matrix_build(const struct test_format *format, int32_t n_rows, int32_t n_cols,
+                                     int32_t group_size, enum data_kind data, uint64_t seed)
+{
+    struct test_matrix m = {
+        .matrix = {.kind = format->kind, .code_bits = format->code_bits, .n_rows = n_rows, .n_cols = n_cols}};
     struct rng rng = {seed};
     size_t n = (size_t)n_rows * (size_t)n_cols;
-    m.dense = malloc(n * sizeof(float));
+    m.dense = malloc(n * sizeof *m.dense);
     assert(m.dense);
-    if (kind != ANY4_LUT) {
+    if (format->code_bits) {
+        build_coded(&m, group_size, data, seed, &rng);
+    } else {
         float *values = malloc(n * sizeof(float));
         assert(values);
         data_fill(values, n, data, &rng);
         build_stored(&m, values);
         free(values);
-    } else {
-        w->layout = ANY4_LAYOUT_CPU_V1;
-        w->code_bits = 4;
-        w->group_size = group_size;
-        w->n_groups = (n_cols + group_size - 1) / group_size;
-        w->row_bytes = (size_t)(n_cols + 31) / 32 * 16 + (seed % 2 ? 16 : 0);
-        size_t n_scales = (size_t)n_rows * (size_t)w->n_groups;
-        m.codes = guarded_alloc((size_t)n_rows * w->row_bytes);
-        m.scales = guarded_alloc(n_scales * sizeof(uint16_t));
-        m.lut = guarded_alloc((size_t)n_rows * ANY4_MAX_TABLE * sizeof(uint16_t));
-        if (seed % 3) {
-            m.zeros = guarded_alloc(n_scales * sizeof(uint16_t));
-        }
-        for (int32_t row = 0; row < n_rows; row++) {
-            build_lut4_row(&m, row, data, &rng);
-        }
-        w->scales = m.scales.data;
-        w->zeros = m.zeros.data;
-        w->lut = m.lut.data;
     }
-    w->codes = m.codes.data;
+    m.matrix.codes = m.codes.data;
     return m;
 }
 
@@ -215,6 +312,9 @@ void test_matrix_free(struct test_matrix *m)
     guarded_free(&m->scales);
     guarded_free(&m->zeros);
     guarded_free(&m->lut);
+    guarded_free(&m->group_scales);
+    guarded_free(&m->table);
+    guarded_free(&m->row_scales);
     free(m->dense);
     *m = (struct test_matrix){0};
 }

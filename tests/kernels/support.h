@@ -12,7 +12,8 @@
 /* The largest relative error of one rounding in f32. */
 #define UNIT_ROUNDOFF 0x1p-24
 /* The largest number of roundings between a sum's terms: one lane of the narrowest set (8), plus folding the
- * lanes, the product, and the rounding of the reference itself. */
+ * lanes (3), the product or the row's scale (a kernel that fuses the product may still scale the sum), and
+ * the rounding of the reference itself. */
 static inline double sum_chain(int32_t n)
 {
     return (double)(n + 7) / 8 + 5;
@@ -54,18 +55,26 @@ bool output_untouched(const struct output *output, size_t at); /* element still 
 bool output_canaries_hold(const struct output *output);        /* in front of and behind the data */
 
 /* -- matrices -- */
+struct test_format {
+    const char *name;
+    enum any4_kind kind;
+    int32_t code_bits;
+};
+enum { N_FORMATS = 10 };
+extern const struct test_format formats[N_FORMATS]; /* every kind and width of quant/any4.h */
+const struct test_format *format_of(enum any4_kind kind, int32_t code_bits);
+
 struct test_matrix {
     struct any4_matrix matrix;
-    float *dense; /* (n_rows, n_cols): what every weight is worth, from the format's definition */
-    struct guarded codes, scales, zeros, lut;
+    double *dense; /* (n_rows, n_cols): what every weight is worth, from the format's definition, exactly */
+    struct guarded codes, scales, zeros, lut, group_scales, table, row_scales;
 };
-/* kind LUT4: random codes, an ascending table, random scales; zeros absent in every third seed; nibbles
- * behind the last column are 15 (a kernel that used them would be seen). Other kinds: tight rows of n_cols
- * elements. */
-struct test_matrix test_matrix_build(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_t group_size,
-                                     enum data_kind data, uint64_t seed);
+/* Coded kinds: random codes, an ascending table, random scales; zero points absent in every third seed, a gap
+ * between rows in every second; the bits of codes behind the last column are 1 (a kernel that used them would
+ * be seen). group_size is 0 for the others: tight rows of n_cols elements. */
+struct test_matrix test_matrix_build(const struct test_format *format, int32_t n_rows, int32_t n_cols,
+                                     int32_t group_size, enum data_kind data, uint64_t seed);
 void test_matrix_free(struct test_matrix *m);
-extern const char *const any4_kind_names[4];
 
 /* -- variants -- */
 struct variant {

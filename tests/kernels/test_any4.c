@@ -17,7 +17,7 @@ static const int32_t GROUPS[] = {32, 64, 128};
 enum { X_PAD = 3, Y_PAD = 5 }; /* strides differ from shapes */
 
 struct shape {
-    enum any4_kind kind;
+    const struct test_format *format;
     enum data_kind data;
     int32_t n_rows, n_cols, group_size, n_tokens;
     uint64_t seed;
@@ -34,7 +34,8 @@ static struct problem problem_build(struct shape shape)
 {
     struct rng rng = {shape.seed * 7919 + 1};
     struct problem p = {.shape = shape, .x_stride = shape.n_cols + X_PAD, .y_stride = shape.n_rows + Y_PAD};
-    p.m = test_matrix_build(shape.kind, shape.n_rows, shape.n_cols, shape.group_size, shape.data, shape.seed);
+    p.m =
+        test_matrix_build(shape.format, shape.n_rows, shape.n_cols, shape.group_size, shape.data, shape.seed);
     p.x = guarded_floats((size_t)((shape.n_tokens - 1) * p.x_stride + shape.n_cols), shape.data, &rng);
     return p;
 }
@@ -55,19 +56,19 @@ static const char *describe(const struct problem *p, const char *op, const char 
     static char text[256];
     const struct shape *s = &p->shape;
     snprintf(text, sizeof text, "%s %s: %s, %d rows, %d columns, group %d, %d tokens, %s data, seed %llu", op,
-             variant, any4_kind_names[s->kind], s->n_rows, s->n_cols, s->group_size, s->n_tokens,
-             data_names[s->data], (unsigned long long)s->seed);
+             variant, s->format->name, s->n_rows, s->n_cols, s->group_size, s->n_tokens, data_names[s->data],
+             (unsigned long long)s->seed);
     return text;
 }
 
 /* sum of |w x| of one row and token. */
 static double magnitudes(const struct problem *p, int32_t token, int32_t row)
 {
-    const float *w = p->m.dense + (size_t)row * (size_t)p->shape.n_cols;
+    const double *w = p->m.dense + (size_t)row * (size_t)p->shape.n_cols;
     const float *x = (const float *)p->x.data + token * p->x_stride;
     double sum = 0;
     for (int32_t col = 0; col < p->shape.n_cols; col++) {
-        sum += fabs((double)w[col] * x[col]);
+        sum += fabs(w[col] * (double)x[col]);
     }
     return sum;
 }
@@ -116,7 +117,7 @@ static void run_all(const struct problem *p, const struct kernels *k, const stru
     output_free(&expected);
 }
 
-/* Runs fn over the cross product of kinds, columns, rows and tokens; groups and data take turns. */
+/* Runs fn over the cross product of formats, columns, rows and tokens; groups and data are drawn. */
 static void for_each_shape(void (*fn)(const struct problem *p, const struct kernels *k,
                                       const struct kernels *scalar),
                            const struct variant *variant)
@@ -130,13 +131,13 @@ static void for_each_shape(void (*fn)(const struct problem *p, const struct kern
     for (size_t cols = 0; cols < COUNT(COLS); cols++) {
         for (size_t rows = 0; rows < COUNT(ROWS); rows++) {
             for (size_t tokens = 0; tokens < COUNT(TOKENS); tokens++) {
-                for (int kind = ANY4_F32; kind <= ANY4_LUT; kind++, seed++) {
+                for (int32_t f = 0; f < N_FORMATS; f++, seed++) {
                     struct rng pick = {seed};
-                    struct shape shape = {(enum any4_kind)kind,
+                    struct shape shape = {&formats[f],
                                           (enum data_kind)rng_below(&pick, DATA_KINDS),
                                           ROWS[rows],
                                           COLS[cols],
-                                          kind == ANY4_LUT ? GROUPS[rng_below(&pick, COUNT(GROUPS))] : 0,
+                                          formats[f].code_bits ? GROUPS[rng_below(&pick, COUNT(GROUPS))] : 0,
                                           TOKENS[tokens],
                                           seed};
                     struct problem p = problem_build(shape);
@@ -158,7 +159,7 @@ static void against_definition(const struct problem *p, const struct kernels *k,
                       p->shape.n_rows);
     for (int32_t token = 0; token < p->shape.n_tokens; token++) {
         for (int32_t row = 0; row < p->shape.n_rows; row++) {
-            const float *w = p->m.dense + (size_t)row * (size_t)p->shape.n_cols;
+            const double *w = p->m.dense + (size_t)row * (size_t)p->shape.n_cols;
             const float *x = (const float *)p->x.data + token * p->x_stride;
             long double sum = 0;
             for (int32_t col = 0; col < p->shape.n_cols; col++) {
@@ -240,9 +241,10 @@ Test(any4, many_tokens)
             continue;
         }
         for (size_t i = 0; i < COUNT(tokens); i++) {
-            for (int kind = ANY4_F32; kind <= ANY4_LUT; kind++) {
-                struct shape shape = {(enum any4_kind)kind,       DATA_RANDOM, 6,      1100,
-                                      kind == ANY4_LUT ? 128 : 0, tokens[i],   900 + i};
+            for (int32_t f = 0; f < N_FORMATS; f++) {
+                struct shape shape = {&formats[f], DATA_RANDOM, 6, 1100, 0, tokens[i], 900 + i};
+                shape.group_size =
+                    formats[f].code_bits ? GROUPS[(f + (int32_t)i) % (int32_t)COUNT(GROUPS)] : 0;
                 struct problem p = problem_build(shape);
                 run_all(&p, &k, &scalar);
                 batch_bits(&p, &k, &scalar);
@@ -253,21 +255,22 @@ Test(any4, many_tokens)
 }
 
 /* The tolerance must see a single lost term: the one nearest to the mean magnitude is left out of x, for
- * every number of columns. */
+ * every coded format and number of columns. */
 Test(any4, a_dropped_term_fails)
 {
     struct kernels scalar;
     kernels_init_cpu(&scalar, 0);
-    for (size_t cols = 0; cols < COUNT(COLS); cols++) {
-        for (uint64_t seed = 1; seed <= 8; seed++) {
-            struct problem p =
-                problem_build((struct shape){ANY4_LUT, DATA_RANDOM, 1, COLS[cols], 64, 1, seed});
+    for (size_t i = 0; i < COUNT(COLS) * N_FORMATS; i++) {
+        const struct test_format *format = &formats[i % N_FORMATS];
+        int32_t n_cols = COLS[i / N_FORMATS];
+        for (uint64_t seed = 1; format->code_bits && seed <= 8; seed++) {
+            struct problem p = problem_build((struct shape){format, DATA_RANDOM, 1, n_cols, 64, 1, seed});
             float *x = p.x.data, full = 0, dropped = 0;
-            double mean = magnitudes(&p, 0, 0) / COLS[cols], allowed = tolerance(&p, 0, 0);
+            double mean = magnitudes(&p, 0, 0) / n_cols, allowed = tolerance(&p, 0, 0);
             int32_t victim = 0;
-            for (int32_t col = 1; col < COLS[cols]; col++) {
-                if (fabs(fabs((double)p.m.dense[col] * x[col]) - mean) <
-                    fabs(fabs((double)p.m.dense[victim] * x[victim]) - mean)) {
+            for (int32_t col = 1; col < n_cols; col++) {
+                if (fabs(fabs(p.m.dense[col] * (double)x[col]) - mean) <
+                    fabs(fabs(p.m.dense[victim] * (double)x[victim]) - mean)) {
                     victim = col;
                 }
             }
