@@ -12,7 +12,8 @@ enum {
     TILE_ROWS = 32,
     /* Additions that follow one another at most, besides those of the chunks; a decoded tile takes 16 KiB. */
     CHUNK_COLS = 128,
-    BLOCK_TOKENS = 256,               /* tokens that share one decoding: their sums take 32 KiB */
+    /* Tokens that share one decoding: 256 and a BOS, in whole tiles; their sums take 34 KiB. */
+    BLOCK_TOKENS = 264,
     SUB_VECS = 2,                     /* registers of rows ... */
     SUB_TOKENS = WIDTH == 16 ? 8 : 4, /* ... times tokens: sums that stay in registers */
     SUB_ROWS = SUB_VECS * WIDTH,
@@ -64,9 +65,10 @@ FORCE_INLINE void unpack_block(uint8_t *codes, const uint8_t *block, const int32
 }
 
 /* What each code is worth in one group of a row. */
-static void group_values(float *values, const struct any4_matrix *w, int32_t row, int32_t group)
+FORCE_INLINE void group_values(float *values, const struct any4_matrix *w, int32_t row, int32_t group,
+                               const int32_t bits)
 {
-    int32_t n = 1 << w->code_bits;
+    const int32_t n = 1 << bits;
     size_t at = (size_t)row * (size_t)w->n_groups + (size_t)group;
     if (w->kind == ANY4_LUT_INT8) {
         const int8_t *table = w->table + (size_t)row * (size_t)n;
@@ -92,7 +94,7 @@ FORCE_INLINE void decode_quantized(struct tile *tile, const struct any4_matrix *
         uint8_t codes[ANY4_BLOCK_COLS];
         int32_t group = col / w->group_size, left = begin + n - col;
         if (group != known_group) {
-            group_values(values, w, row, group);
+            group_values(values, w, row, group, bits);
             known_group = group;
         }
         unpack_block(codes,
