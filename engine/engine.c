@@ -294,6 +294,7 @@ static void fill_info(struct engine *e, const struct engine_plan *plan)
     info->n_threads = thread_pool_n_threads(e->pool);
     info->load_seconds = e->model->load_seconds;
     info->quantize_seconds = e->model->quantize_seconds;
+    info->calibrate_seconds = e->model->calibrate_seconds;
     for (int64_t i = 0; i < e->model->n_linears; i++) {
         const struct linear *linear = &e->model->linears[i];
         if (!linear->quantize) {
@@ -373,6 +374,7 @@ enum status engine_open(struct engine **out, const struct engine_options *option
         return status;
     }
     fill_info(e, &plan);
+    e->options.calib_ids = NULL; /* the caller's, read while loading */
     *out = e;
     return STATUS_OK;
 }

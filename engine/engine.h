@@ -32,8 +32,8 @@ struct engine_options {
     const char
         *quant_skip[ENGINE_MAX_SKIP]; /* fnmatch patterns of linear names to keep as stored, e.g. "lm_head" */
     int32_t n_quant_skip;
-    const int32_t
-        *calib_ids; /* (n_calib_ids) tokens of the calibration text, BOS first; NULL: none. Copied. */
+    const int32_t *calib_ids; /* (n_calib_ids) tokens of the calibration text, BOS first; NULL: none. Read
+                                 while opening. */
     int32_t n_calib_ids;
     int32_t n_threads;            /* 0: physical cores */
     unsigned cpu_flags;           /* CPU_ALL: what the processor has */
@@ -161,6 +161,7 @@ struct engine_info {
     int64_t code_bits, table_bits, quantized_weights;
     double quant_error_mean, quant_error_max; /* relative, per tensor */
     double load_seconds, quantize_seconds;
+    double calibrate_seconds; /* 0: not calibrated */
 };
 const struct engine_info *engine_get_info(const struct engine *engine);
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BUFFER_ALIGNMENT = 64, MAX_PRODUCTS = 4 };
+enum { BUFFER_ALIGNMENT = 64 };
 
 /* Work (roughly: multiply-adds or element operations) below which a barrier costs more than it saves. */
 enum { SMALL_WORK = 16384 };
@@ -220,19 +220,77 @@ static void add(struct forward *f, float *out, const float *in, int32_t n_rows)
     forward_rows(f, n_rows, job.n, add_rows, &job);
 }
 
-static void dense_ffn(struct forward *f, const struct layer *layer, int32_t n_rows)
+void forward_embed(struct forward *f, const struct batch *batch)
+{
+    const struct model_config *c = &f->model->config;
+    struct rows_job embed = {.f = f, .batch = batch};
+    assert(batch->n_rows <= f->max_rows && batch->n_logits <= f->max_logits);
+    forward_rows(f, batch->n_rows, c->dim + 16 * (int64_t)c->head_dim, embed_rows, &embed);
+}
+
+void forward_attention_input(struct forward *f, const struct layer *layer, int32_t n_rows)
+{
+    norm(f, f->h, f->x, layer->attn_norm, n_rows);
+}
+
+void forward_attention(struct forward *f, const struct batch *batch, const struct layer *layer,
+                       int32_t kv_layer)
+{
+    const struct model_config *c = &f->model->config;
+    int32_t n_rows = batch->n_rows;
+    int64_t q_dim = (int64_t)c->n_heads * c->head_dim, kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
+    struct product qkv[] = {
+        {layer->wq, f->h, f->q, c->dim, q_dim, n_rows},
+        {layer->wk, f->h, f->kx, c->dim, kv_dim, n_rows},
+        {layer->wv, f->h, f->vx, c->dim, kv_dim, n_rows},
+    };
+    forward_products(f, qkv, 3);
+    attention_step(f, batch, kv_layer);
+}
+
+void forward_ffn_input(struct forward *f, const struct layer *layer, int32_t n_rows)
+{
+    const struct model_config *c = &f->model->config;
+    struct product out = {layer->wo, f->attn, f->h, (int64_t)c->n_heads * c->head_dim, c->dim, n_rows};
+    forward_products(f, &out, 1);
+    add(f, f->x, f->h, n_rows);
+    norm(f, f->h, f->x, layer->ffn_norm, n_rows);
+    if (c->n_experts) {
+        moe_route(f, layer, n_rows);
+    }
+}
+
+void forward_ffn(struct forward *f, const struct layer *layer, int32_t n_rows)
 {
     const struct model_config *c = &f->model->config;
     struct product products[] = {
         {layer->w_gate, f->h, f->gate, c->dim, c->ffn_dim, n_rows},
         {layer->w_up, f->h, f->up, c->dim, c->ffn_dim, n_rows},
     };
-    struct product down = {layer->w_down, f->gate, f->h, c->ffn_dim, c->dim, n_rows};
     struct rows_job job = {.f = f, .n = c->ffn_dim};
+    if (c->n_experts) {
+        moe_ffn(f, layer);
+        return;
+    }
     forward_products(f, products, 2);
     forward_rows(f, n_rows, 8 * job.n, swiglu_rows, &job);
+}
+
+void forward_ffn_output(struct forward *f, const struct layer *layer, int32_t n_rows)
+{
+    const struct model_config *c = &f->model->config;
+    struct product down = {layer->w_down, f->gate, f->h, c->ffn_dim, c->dim, n_rows};
+    if (c->n_experts) {
+        moe_output(f, layer, n_rows);
+        return;
+    }
     forward_products(f, &down, 1);
     add(f, f->x, f->h, n_rows);
+}
+
+void forward_head_input(struct forward *f, int32_t n_rows)
+{
+    norm(f, f->h, f->x, f->model->final_norm, n_rows);
 }
 
 const float *forward_step(struct forward *f, const struct batch *batch)
@@ -240,30 +298,15 @@ const float *forward_step(struct forward *f, const struct batch *batch)
     const struct model *model = f->model;
     const struct model_config *c = &model->config;
     int32_t n_rows = batch->n_rows;
-    int64_t q_dim = (int64_t)c->n_heads * c->head_dim, kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
 
-    assert(n_rows <= f->max_rows && batch->n_logits <= f->max_logits);
-    struct rows_job embed = {.f = f, .batch = batch};
-    forward_rows(f, n_rows, c->dim + 16 * (int64_t)c->head_dim, embed_rows, &embed);
+    forward_embed(f, batch);
     for (int32_t l = 0; l < c->n_layers; l++) {
         const struct layer *layer = &model->layers[l];
-        norm(f, f->h, f->x, layer->attn_norm, n_rows);
-        struct product qkv[] = {
-            {layer->wq, f->h, f->q, c->dim, q_dim, n_rows},
-            {layer->wk, f->h, f->kx, c->dim, kv_dim, n_rows},
-            {layer->wv, f->h, f->vx, c->dim, kv_dim, n_rows},
-        };
-        forward_products(f, qkv, 3);
-        attention_step(f, batch, l);
-        struct product out = {layer->wo, f->attn, f->h, q_dim, c->dim, n_rows};
-        forward_products(f, &out, 1);
-        add(f, f->x, f->h, n_rows);
-        norm(f, f->h, f->x, layer->ffn_norm, n_rows);
-        if (c->n_experts) {
-            moe_step(f, layer, n_rows);
-        } else {
-            dense_ffn(f, layer, n_rows);
-        }
+        forward_attention_input(f, layer, n_rows);
+        forward_attention(f, batch, layer, l);
+        forward_ffn_input(f, layer, n_rows);
+        forward_ffn(f, layer, n_rows);
+        forward_ffn_output(f, layer, n_rows);
     }
     if (batch->n_logits) {
         /* Only the wanted rows go on; they are ascending, so they can be moved up in place. */
@@ -274,7 +317,7 @@ const float *forward_step(struct forward *f, const struct batch *batch)
                         (size_t)c->dim * sizeof *f->x);
             }
         }
-        norm(f, f->h, f->x, model->final_norm, batch->n_logits);
+        forward_head_input(f, batch->n_logits);
         struct product head = {model->head, f->h, f->logits, c->dim, c->vocab_size, batch->n_logits};
         forward_products(f, &head, 1);
     }

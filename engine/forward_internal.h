@@ -1,4 +1,5 @@
-/* What forward.c shares with its two chapters, attention.c and moe.c. */
+/* What forward.c shares with its two chapters, attention.c and moe.c, and with calibrate.c, which takes the
+ * same step apart. */
 #ifndef ENGINE_FORWARD_INTERNAL_H
 #define ENGINE_FORWARD_INTERNAL_H
 
@@ -46,7 +47,23 @@ void forward_rows(struct forward *f, int32_t n, int64_t work_per_row, thread_poo
 /* RoPE on q and k, KV append, attention over the cache: fills f->attn from f->q, f->kx, f->vx. */
 void attention_step(struct forward *f, const struct batch *batch, int32_t layer);
 
-/* x += MoE(h) for n_rows rows (Mixtral: top-k of the softmax over the router, renormalised). */
-void moe_step(struct forward *f, const struct layer *layer, int32_t n_rows);
+/* Mixtral (top-k of the softmax over the router, renormalised): moe_route sorts n_rows rows of h into the
+ * slots of the experts that they chose, moe_ffn computes gate = silu(gate) * up of every slot, moe_output
+ * adds the experts' weighted outputs to x. */
+void moe_route(struct forward *f, const struct layer *layer, int32_t n_rows);
+void moe_ffn(struct forward *f, const struct layer *layer);
+void moe_output(struct forward *f, const struct layer *layer, int32_t n_rows);
+
+/* A step in pieces, cut where the input of a linear stands ready; forward_step runs them all. A linear must
+ * be loaded by the time that the piece which multiplies with it is called. */
+void forward_embed(struct forward *f, const struct batch *batch);
+void forward_attention_input(struct forward *f, const struct layer *layer,
+                             int32_t n_rows); /* h for q, k, v */
+void forward_attention(struct forward *f, const struct batch *batch, const struct layer *layer,
+                       int32_t kv_layer);                                              /* attn for o */
+void forward_ffn_input(struct forward *f, const struct layer *layer, int32_t n_rows);  /* h, or slot_x */
+void forward_ffn(struct forward *f, const struct layer *layer, int32_t n_rows);        /* gate, for down */
+void forward_ffn_output(struct forward *f, const struct layer *layer, int32_t n_rows); /* the layer's x */
+void forward_head_input(struct forward *f, int32_t n_rows);                            /* h for the head */
 
 #endif

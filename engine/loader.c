@@ -11,6 +11,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/calibrate.h"
 
 enum { HUGE_PAGE_BYTES = 2 << 20 };
 
@@ -125,22 +126,34 @@ static enum status check_finite(const struct tensor *tensor, struct thread_pool 
     return STATUS_OK;
 }
 
-static enum status load_linear(struct model *model, struct linear *linear,
-                               const struct quant_settings *settings, struct thread_pool *pool,
-                               struct error *err)
+/* What is handed along while linears are loaded. */
+struct loading {
+    struct model *model;
+    const struct engine_options *options;
+    struct thread_pool *pool;
+    double done, total; /* weights */
+    double linear_seconds;
+};
+
+static enum status load_linear(struct loading *loading, struct linear *linear,
+                               const struct quant_moments *moments, struct error *err)
 {
+    struct model *model = loading->model;
+    struct thread_pool *pool = loading->pool;
+    struct quant_settings settings = loading->options->quant;
+    settings.cpu_flags = loading->options->cpu_flags;
     const struct tensor *tensor = linear->source;
     enum status status;
     if (linear->quantize) {
-        size_t bytes = quant_matrix_bytes(settings, linear->w.n_rows, linear->w.n_cols);
+        size_t bytes = quant_matrix_bytes(&settings, linear->w.n_rows, linear->w.n_cols);
         linear->memory = bytes == SIZE_MAX ? NULL : place(bytes);
         if (!linear->memory) {
             return error_set(err, STATUS_NO_MEMORY, "%s: no memory for tensor %s (%zu bytes quantized)",
                              tensor->path, tensor->name, bytes);
         }
         double begin = clock_seconds();
-        status = quant_matrix(&linear->w, linear->memory, &linear->stats, settings, linear->w.n_rows,
-                              linear->w.n_cols, read_rows, (void *)(uintptr_t)tensor, NULL, pool, err);
+        status = quant_matrix(&linear->w, linear->memory, &linear->stats, &settings, linear->w.n_rows,
+                              linear->w.n_cols, read_rows, (void *)(uintptr_t)tensor, moments, pool, err);
         if (status) {
             char prefix[400];
             snprintf(prefix, sizeof prefix, "%s: tensor %s", tensor->path, tensor->name);
@@ -161,6 +174,34 @@ static enum status load_linear(struct model *model, struct linear *linear,
         tensor_to_f32(linear->bias, linear->bias_source, 0, linear->w.n_rows);
     }
     return STATUS_OK;
+}
+
+static enum status load_next(void *context, struct linear *linear, const struct quant_moments *moments,
+                             struct error *err)
+{
+    struct loading *loading = context;
+    double begin = clock_seconds();
+    enum status status = load_linear(loading, linear, moments, err);
+    loading->linear_seconds += clock_seconds() - begin;
+    loading->done += (double)linear->source->n_elements;
+    if (loading->options->show_progress) {
+        log_progress(loading->options->quant.method == QUANT_NONE ? "loading" : "quantizing", loading->done,
+                     loading->total);
+    }
+    return status;
+}
+
+static enum status load_calibrated(struct loading *loading, struct error *err)
+{
+    const struct engine_options *o = loading->options;
+    double begin = clock_seconds();
+    enum status status = calibrate_run(loading->model, o->calib_ids, o->n_calib_ids, o->cpu_flags,
+                                       loading->pool, load_next, loading, err);
+    loading->model->calibrate_seconds = clock_seconds() - begin - loading->linear_seconds;
+    if (!status) {
+        log_info("calibrated on %d tokens in %.2f s", (int)o->n_calib_ids, loading->model->calibrate_seconds);
+    }
+    return status;
 }
 
 static enum status load_norms(struct model *model, struct error *err)
@@ -184,22 +225,21 @@ enum status loader_run(struct model *model, const struct engine_options *options
                        struct error *err)
 {
     double begin = clock_seconds();
-    double done = 0, total = 0;
-    const char *label = options->quant.method == QUANT_NONE ? "loading" : "quantizing";
+    struct loading loading = {.model = model, .options = options, .pool = pool};
     enum status status = load_norms(model, err);
     for (int64_t i = 0; i < model->n_linears; i++) {
-        total += (double)model->linears[i].source->n_elements;
+        loading.total += (double)model->linears[i].source->n_elements;
     }
     if (!status) {
         /* Read here and there while serving: what was looked through need not stay resident. */
         status = check_finite(model->embedding, pool, err);
         safetensors_drop(model->tensors, model->embedding);
     }
-    for (int64_t i = 0; !status && i < model->n_linears; i++) {
-        status = load_linear(model, &model->linears[i], &options->quant, pool, err);
-        done += (double)model->linears[i].source->n_elements;
-        if (options->show_progress) {
-            log_progress(label, done, total);
+    if (!status && options->n_calib_ids && quant_weighting_of(&options->quant) != QUANT_WEIGHTING_NONE) {
+        status = load_calibrated(&loading, err);
+    } else {
+        for (int64_t i = 0; !status && i < model->n_linears; i++) {
+            status = load_next(&loading, &model->linears[i], NULL, err);
         }
     }
     model->load_seconds = clock_seconds() - begin;

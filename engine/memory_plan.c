@@ -8,6 +8,7 @@
 
 #include "engine/base/cgroup.h"
 #include "engine/base/log.h"
+#include "engine/calibrate.h"
 #include "engine/forward.h"
 #include "engine/kv_cache.h"
 #include "engine/loader.h"
@@ -147,6 +148,13 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
     /* While one tensor is quantized its pages and scratch are resident beside everything that is done. */
     out->peak_load_bytes =
         out->quantized_bytes + out->kept_bytes + 2 * out->largest_tensor_bytes + LOAD_SCRATCH_BYTES;
+    if (options->n_calib_ids && quant_weighting_of(&options->quant) != QUANT_WEIGHTING_NONE) {
+        enum status status = calibrate_check(config, options->calib_ids, options->n_calib_ids, err);
+        if (status) {
+            return status;
+        }
+        out->peak_load_bytes += calibrate_bytes(config, options->calib_ids, options->n_calib_ids);
+    }
 
     size_t fixed = out->quantized_bytes + out->kept_bytes + out->step_bytes;
     size_t left = out->memory_limit > fixed ? out->memory_limit - fixed : 0;

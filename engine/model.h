@@ -51,6 +51,7 @@ struct model {
     int64_t n_params;
     size_t stored_bytes, largest_tensor_bytes;
     double quantize_seconds;
+    double calibrate_seconds; /* without what was loaded meanwhile; 0: not calibrated */
     double load_seconds;
 };
 

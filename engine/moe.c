@@ -70,7 +70,7 @@ static void combine_rows(void *context, int64_t begin, int64_t end, int32_t thre
     }
 }
 
-void moe_step(struct forward *f, const struct layer *layer, int32_t n_rows)
+void moe_route(struct forward *f, const struct layer *layer, int32_t n_rows)
 {
     const struct model_config *c = &f->model->config;
     int32_t n_used = c->n_experts_used, n_experts = c->n_experts;
@@ -97,25 +97,43 @@ void moe_step(struct forward *f, const struct layer *layer, int32_t n_rows)
     }
     memmove(f->expert_begin + 1, f->expert_begin, (size_t)n_experts * sizeof *f->expert_begin);
     f->expert_begin[0] = 0;
+}
 
-    for (int32_t e = 0; e < n_experts; e++) {
+void moe_ffn(struct forward *f, const struct layer *layer)
+{
+    const struct model_config *c = &f->model->config;
+    for (int32_t e = 0; e < c->n_experts; e++) {
         int64_t slot = f->expert_begin[e];
         int32_t n = f->expert_begin[e + 1] - f->expert_begin[e];
-        if (!n) {
-            continue;
-        }
         const struct expert *expert = &layer->experts[e];
         struct product products[] = {
             {expert->w_gate, f->slot_x + slot * c->dim, f->gate + slot * c->ffn_dim, c->dim, c->ffn_dim, n},
             {expert->w_up, f->slot_x + slot * c->dim, f->up + slot * c->ffn_dim, c->dim, c->ffn_dim, n},
         };
-        struct product down = {
-            expert->w_down, f->gate + slot * c->ffn_dim, f->slot_y + slot * c->dim, c->ffn_dim, c->dim, n};
         struct moe_job job = {f, c->ffn_dim, slot};
-        forward_products(f, products, 2);
-        forward_rows(f, n, 8 * (int64_t)c->ffn_dim, swiglu_slots, &job);
-        forward_products(f, &down, 1);
+        if (n) {
+            forward_products(f, products, 2);
+            forward_rows(f, n, 8 * (int64_t)c->ffn_dim, swiglu_slots, &job);
+        }
+    }
+}
+
+void moe_output(struct forward *f, const struct layer *layer, int32_t n_rows)
+{
+    const struct model_config *c = &f->model->config;
+    for (int32_t e = 0; e < c->n_experts; e++) {
+        int64_t slot = f->expert_begin[e];
+        int32_t n = f->expert_begin[e + 1] - f->expert_begin[e];
+        struct product down = {layer->experts[e].w_down,
+                               f->gate + slot * c->ffn_dim,
+                               f->slot_y + slot * c->dim,
+                               c->ffn_dim,
+                               c->dim,
+                               n};
+        if (n) {
+            forward_products(f, &down, 1);
+        }
     }
     struct moe_job job = {.f = f};
-    forward_rows(f, n_rows, (int64_t)c->dim * n_used, combine_rows, &job);
+    forward_rows(f, n_rows, (int64_t)c->dim * c->n_experts_used, combine_rows, &job);
 }

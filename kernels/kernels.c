@@ -1,6 +1,7 @@
 /* Fills the table of operations: the scalar reference first, then every faster set that may run, upward. */
 #include "kernels/kernels.h"
 
+#include "kernels/fixed/fixed.h"
 #include "kernels/scalar/scalar.h"
 #ifdef ANY4_X86
 #include "kernels/avx2/avx2.h"
@@ -43,6 +44,33 @@ void kernels_init_cpu(struct kernels *k, unsigned cpu_flags)
         k->swiglu = avx512_swiglu;
         k->axpy = avx512_axpy;
         k->kv_store = avx512_kv_store;
+    }
+#else
+    (void)usable;
+#endif
+}
+
+#define FIXED_FILL(k, set)                                                                                   \
+    ((k)->any4_gemv = fixed_##set##_any4_gemv, (k)->any4_gemm = fixed_##set##_any4_gemm,                     \
+     (k)->attention = fixed_##set##_attention, (k)->swiglu = fixed_##set##_swiglu)
+
+void kernels_init_fixed(struct kernels *k, unsigned cpu_flags)
+{
+    unsigned usable = cpu_flags_usable(cpu_flags);
+    *k = (struct kernels){
+        .name = "fixed",
+        .rmsnorm = scalar_rmsnorm,
+        .rope = scalar_rope,
+        .axpy = scalar_axpy,
+        .kv_store = scalar_kv_store,
+    };
+    FIXED_FILL(k, scalar);
+#ifdef ANY4_X86
+    if (usable & CPU_AVX2) {
+        FIXED_FILL(k, avx2);
+    }
+    if (usable & CPU_AVX512) {
+        FIXED_FILL(k, avx512);
     }
 #else
     (void)usable;

@@ -85,6 +85,9 @@ struct kernels {
 
 /* Scalar first, then overwritten upward by what both cpu_flags and the processor allow. */
 void kernels_init_cpu(struct kernels *k, unsigned cpu_flags);
+/* A table whose every result has the same bits whatever cpu_flags allows: for calibration, on whose outcome
+ * quantized weights depend. Its gemm is made for many tokens. */
+void kernels_init_fixed(struct kernels *k, unsigned cpu_flags);
 
 #ifdef __cplusplus
 }

@@ -8,6 +8,7 @@
 
 #include "engine/engine.h"
 #include "server/api.h"
+#include "server/calibration.h"
 #include "server/version.h"
 
 enum exit_code exit_code_of(enum status status)
@@ -196,6 +197,7 @@ static void print_info(const struct engine_info *info, bool json)
         {"quant_error_max", "quantization error, largest", UNIT_RATIO, info->quant_error_max},
         {"load_seconds", "loaded in", UNIT_SECONDS, info->load_seconds},
         {"quantize_seconds", "of that quantizing", UNIT_SECONDS, info->quantize_seconds},
+        {"calibrate_seconds", "and calibrating", UNIT_SECONDS, info->calibrate_seconds},
     };
     struct buffer out = {0};
     print_figures(&out, figures, sizeof figures / sizeof figures[0], json);
@@ -266,9 +268,11 @@ enum status command_plan(const struct config *config, struct outcome *outcome, s
     struct engine_options options;
     struct engine_plan plan = {0};
     char *skip = NULL;
+    int32_t *calib_ids = NULL;
     (void)outcome;
     enum status status = server_check_folder(config, err);
     if (!status && !(status = server_engine_options(&options, config, &skip, err)) &&
+        !(status = calibration_encode(&options, &calib_ids, config, NULL, err)) &&
         !(status = engine_plan(&plan, &options, err))) {
         print_plan(&plan, config->json);
         if (!plan.fits) {
@@ -276,6 +280,7 @@ enum status command_plan(const struct config *config, struct outcome *outcome, s
             status = error_set(err, STATUS_NO_MEMORY, "does not fit: %s", plan.reason);
         }
     }
+    free(calib_ids);
     free(skip);
     return status == STATUS_NOT_FOUND ? STATUS_BAD_MODEL : status;
 }

@@ -69,7 +69,9 @@ struct config {
     const char *api_key, *api_key_file;
     bool metrics, metrics_auth;
     const char *cors_origin, *allowed_host;
-    const char *quant, *quant_skip, *cpu_flags;
+    const char *quant, *quant_skip, *cpu_flags, *calib;
+    int32_t quant_weighting;
+    int64_t calib_tokens, calib_max_bytes;
     int32_t device, group_size, kv_cache_type;
     int64_t threads, max_model_len, max_running, max_queue, prefill_chunk, kv_cache_tokens, max_memory;
     bool strict_fields, access_log;

@@ -264,6 +264,7 @@ static void write_model(struct writer *w, const struct metrics_view *view)
     write_value(w, "quant_rel_error", "stat", "max", info->quant_error_max);
     write_head(w, "load_seconds", "gauge", "How long loading took.");
     write_value(w, "load_seconds", "phase", "quantize", info->quantize_seconds);
+    write_value(w, "load_seconds", "phase", "calibrate", info->calibrate_seconds);
     write_value(w, "load_seconds", "phase", "total", view->load_seconds);
     if (view->first_token_seconds > 0) {
         write_single(w, "first_token_after_start_seconds", "gauge",

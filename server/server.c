@@ -11,6 +11,7 @@
 #include "engine/base/json.h"
 #include "engine/base/log.h"
 #include "server/api.h"
+#include "server/calibration.h"
 #include "server/clock.h"
 #include "server/version.h"
 
@@ -181,6 +182,11 @@ enum status server_engine_options(struct engine_options *out, const struct confi
         (status = cpu_flags_parse(&out->cpu_flags, config->cpu_flags ? config->cpu_flags : "all", err))) {
         return status;
     }
+    out->quant.weighting = (enum quant_weighting)config->quant_weighting;
+    if (out->quant.method == QUANT_NONE && (config->calib || out->quant.weighting)) {
+        return error_set(err, STATUS_INVALID, "%s is set, but quant none has nothing to calibrate",
+                         config->calib ? "calib" : "quant_weighting");
+    }
     out->quant.group_size = group_sizes[config->group_size];
     out->kv_type = kv_types[config->kv_cache_type];
     out->n_threads = (int32_t)config->threads;
@@ -240,12 +246,14 @@ enum status server_open_model(const struct config *config, bool show_progress, s
 {
     struct engine_options options;
     char *skip = NULL;
+    int32_t *calib_ids = NULL;
     *engine = NULL;
     *tokenizer = NULL;
     enum status status = server_engine_options(&options, config, &skip, err);
     options.show_progress = show_progress;
     /* The tokenizer first: it is quick, and a folder without one should not be quantized for nothing. */
     if (!status && !(status = open_tokenizer(tokenizer, config, err)) &&
+        !(status = calibration_encode(&options, &calib_ids, config, *tokenizer, err)) &&
         !(status = engine_open(engine, &options, err))) {
         int32_t vocab_size = engine_get_info(*engine)->config.vocab_size;
         if (*tokenizer && tokenizer_n_tokens(*tokenizer) > vocab_size) {
@@ -263,6 +271,7 @@ enum status server_open_model(const struct config *config, bool show_progress, s
         *engine = NULL;
         *tokenizer = NULL;
     }
+    free(calib_ids);
     free(skip);
     return status;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/calibration.h"
 #include "server/command.h"
 #include "server/server.h"
 
@@ -166,10 +167,13 @@ enum status command_bench_decode(const struct config *config, struct outcome *ou
     struct engine_options options;
     struct decode_bench bench = {.state = 1};
     char *skip = NULL;
+    int32_t *calib_ids = NULL;
     enum status status = parse_batches(config->batch, batches, &n_batches, &largest, err);
     (void)outcome;
     if (status || (status = server_check_folder(config, err)) ||
-        (status = server_engine_options(&options, config, &skip, err))) {
+        (status = server_engine_options(&options, config, &skip, err)) ||
+        (status = calibration_encode(&options, &calib_ids, config, NULL, err))) {
+        free(skip);
         return status;
     }
     options.max_running = options.max_running < largest ? largest : options.max_running;
@@ -180,6 +184,7 @@ enum status command_bench_decode(const struct config *config, struct outcome *ou
         prompts > options.prefill_chunk && prompts < 65536 ? (int32_t)prompts : options.prefill_chunk;
     options.show_progress = true;
     status = engine_open(&bench.engine, &options, err);
+    free(calib_ids);
     free(skip);
     if (status) {
         return status;

@@ -1,0 +1,34 @@
+/* Runs a text through the model while its linears are loaded: each one is quantized when the inputs that it
+ * will see are known, and everything behind it is computed with what it became. quant/ only uses the
+ * statistics that are taken here; they do not depend on thread count or instruction set. */
+#ifndef ENGINE_CALIBRATE_H
+#define ENGINE_CALIBRATE_H
+
+#include "engine/base/thread_pool.h"
+#include "engine/model.h"
+
+enum {
+    CALIBRATE_MAX_SEQUENCE = 2048, /* a longer text is cut; the model's context where that is shorter */
+    CALIBRATE_MAX_TOKENS = 1 << 20,
+};
+
+/* STATUS_INVALID: more ids than CALIBRATE_MAX_TOKENS or none, or one beyond the vocabulary. */
+enum status calibrate_check(const struct model_config *config, const int32_t *ids, int32_t n_ids,
+                            struct error *err);
+
+/* Bytes of memory that a run over (checked) ids takes besides the model. */
+size_t calibrate_bytes(const struct model_config *config, const int32_t *ids, int32_t n_ids);
+
+/* Fills linear->w; moments (borrowed) are those of its input, NULL for a router, which is never quantized. */
+typedef enum status calibrate_load_fn(void *context, struct linear *linear,
+                                      const struct quant_moments *moments, struct error *err);
+
+/* Loads every linear of the model by `load`, in the order of computation; norms must be there already. ids:
+ * the text with BOS in front, where the model has one; texts longer than a sequence are cut into several,
+ * each behind BOS. cpu_flags change the speed only. An id beyond the vocabulary: STATUS_INVALID; failures of
+ * load are handed through. */
+enum status calibrate_run(const struct model *model, const int32_t *ids, int32_t n_ids, unsigned cpu_flags,
+                          struct thread_pool *pool, calibrate_load_fn *load, void *context,
+                          struct error *err);
+
+#endif
