@@ -358,6 +358,8 @@ static void stats_sum(struct quant_stats *stats, const struct job *job, int32_t 
             stats->worst_row = row;
         }
     }
+    stats->weighted_energy = stats->weight_energy; /* every column alike */
+    stats->weighted_error = stats->error_energy;
     stats->code_bits = (int64_t)(b->codes_bytes + b->scales_bytes + b->zeros_bytes) * 8;
     stats->table_bits = (int64_t)b->lut_bytes * 8;
 }
