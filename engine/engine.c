@@ -3,7 +3,6 @@
 #include "engine/engine.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +10,7 @@
 #include "engine/forward.h"
 #include "engine/loader.h"
 #include "engine/memory_plan.h"
+#include "engine/report.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
@@ -27,6 +27,7 @@ struct counters {
 struct engine {
     struct engine_options options;
     struct engine_info info;
+    struct quant_report report;
     struct model *model;
     struct thread_pool *pool;
     struct kernels kernels;
@@ -278,48 +279,11 @@ static void *engine_main(void *argument)
 static void fill_info(struct engine *e, const struct engine_plan *plan)
 {
     struct engine_info *info = &e->info;
-    double error_sum = 0;
-    int64_t n_quantized = 0, stored_weights = 0;
-    double stored_bits = 0;
-    info->config = e->model->config;
-    info->max_model_len = plan->max_model_len;
-    info->n_params = e->model->n_params;
-    info->weights_bytes = plan->quantized_bytes + plan->kept_bytes;
+    engine_info_fill(info, e->model, &e->report, &e->options, plan);
     info->kv_bytes = e->kv.memory_bytes;
-    info->kv_bytes_per_token = plan->kv_bytes_per_token;
-    info->method = e->options.quant.method;
-    info->group_size = e->options.quant.group_size;
-    info->kv_type = e->kv.type;
     info->kernels = e->kernels.name;
     info->n_threads = thread_pool_n_threads(e->pool);
-    info->load_seconds = e->model->load_seconds;
-    info->quantize_seconds = e->model->quantize_seconds;
     info->calibrate_seconds = e->model->calibrate_seconds;
-    for (int64_t i = 0; i < e->model->n_linears; i++) {
-        const struct linear *linear = &e->model->linears[i];
-        if (!linear->quantize) {
-            stored_weights += linear->source->n_elements;
-            stored_bits += 8.0 * (double)linear->source->n_bytes;
-            continue;
-        }
-        double error = linear->stats.weight_energy > 0
-                           ? sqrt(linear->stats.error_energy / linear->stats.weight_energy)
-                           : 0;
-        error_sum += error;
-        info->quant_error_max = error > info->quant_error_max ? error : info->quant_error_max;
-        info->code_bits += linear->stats.code_bits;
-        info->table_bits += linear->stats.table_bits;
-        info->quantized_weights += linear->source->n_elements;
-        info->group_size = linear->w.group_size;
-        n_quantized++;
-    }
-    if (n_quantized) {
-        info->quant_error_mean = error_sum / (double)n_quantized;
-        info->bits_per_weight =
-            (double)(info->code_bits + info->table_bits) / (double)info->quantized_weights;
-    } else {
-        info->bits_per_weight = stored_bits / (double)stored_weights;
-    }
 }
 
 static enum status start_step(struct engine *e, const struct engine_plan *plan, struct error *err)
@@ -369,12 +333,15 @@ enum status engine_open(struct engine **out, const struct engine_options *option
     if ((status = model_bind(&e->model, options, err)) ||
         (status = memory_plan(&plan, e->model, options, err)) ||
         (status = thread_pool_open(&e->pool, options->n_threads, err)) ||
-        (status = loader_run(e->model, options, e->pool, err)) || (status = start_step(e, &plan, err))) {
+        (status = loader_run(e->model, options, e->pool, err)) ||
+        (status = quant_report_init(&e->report, e->model, options, err)) ||
+        (status = start_step(e, &plan, err))) {
         engine_close(e);
         return status;
     }
     fill_info(e, &plan);
     e->options.calib_ids = NULL; /* the caller's, read while loading */
+    quant_report_log(&e->report, &e->info, options->quant_report);
     *out = e;
     return STATUS_OK;
 }
@@ -400,6 +367,7 @@ void engine_close(struct engine *e)
     forward_close(e->forward);
     kv_cache_finish(&e->kv);
     thread_pool_close(e->pool);
+    quant_report_finish(&e->report);
     model_close(e->model);
     pthread_cond_destroy(&e->wake);
     pthread_mutex_destroy(&e->lock);
@@ -530,4 +498,9 @@ void engine_get_stats(const struct engine *e, struct engine_stats *out)
 const struct engine_info *engine_get_info(const struct engine *engine)
 {
     return &engine->info;
+}
+
+const struct quant_report *engine_get_quantization(const struct engine *engine)
+{
+    return &engine->report;
 }

@@ -25,6 +25,9 @@ enum {
 
 enum kv_cache_choice { KV_CHOICE_AUTO, KV_CHOICE_F32, KV_CHOICE_F16, KV_CHOICE_BF16 };
 
+/* What the log says about errors: nothing; sums and the worst tensors; a line per tensor. */
+enum quant_report_level { QUANT_REPORT_OFF, QUANT_REPORT_SUMMARY, QUANT_REPORT_FULL };
+
 struct engine_options {
     const char *model_dir;
     const char *config_override; /* JSON object over config.json's keys, or NULL (tests only) */
@@ -35,8 +38,10 @@ struct engine_options {
     const int32_t *calib_ids; /* (n_calib_ids) tokens of the calibration text, BOS first; NULL: none. Read
                                  while opening. */
     int32_t n_calib_ids;
-    int32_t n_threads;            /* 0: physical cores */
-    unsigned cpu_flags;           /* CPU_ALL: what the processor has */
+    enum quant_report_level quant_report; /* default off */
+    double quant_max_error; /* relative weighted error of a tensor that is refused when exceeded; 0: none */
+    int32_t n_threads;      /* 0: physical cores */
+    unsigned cpu_flags;     /* CPU_ALL: what the processor has */
     enum kv_cache_choice kv_type; /* auto: f32 with quant none, else bf16 */
     int32_t max_model_len;        /* 0: from the model's config */
     int32_t max_running;          /* sequences in a batch, default 32 */
@@ -159,11 +164,37 @@ struct engine_info {
     double bits_per_weight; /* of the quantized linears: codes, scales, zeros, tables, padding; of all as
                              * stored when none is quantized */
     int64_t code_bits, table_bits, quantized_weights;
-    double quant_error_mean, quant_error_max; /* relative, per tensor */
+    double quant_error_mean, quant_error_p95, quant_error_max; /* as in struct quant_report */
+    const char *quant_cache; /* what became of the cache of quantized models: "off" */
     double load_seconds, quantize_seconds;
     double calibrate_seconds; /* 0: not calibrated */
 };
 const struct engine_info *engine_get_info(const struct engine *engine);
+
+/* How one linear layer came out. Errors are relative: sqrt(sum of squared errors / sum of squares), for the
+ * tensor with each column weighted as it was for quantizing. */
+struct quant_tensor {
+    const char *name; /* the tensor's, without ".weight" */
+    int32_t n_rows, n_cols;
+    const char *kind;              /* "lut", "lut-int8", "linear", or "f32", "f16", "bf16": kept as stored */
+    int32_t code_bits, group_size; /* 0: kept as stored, and so are the errors */
+    double bits_per_weight;        /* of everything: codes, scales, tables, padding */
+    double rel_error;
+    int32_t worst_row;
+    double worst_row_error;
+};
+
+enum { QUANT_REPORT_WORST = 10 };
+
+struct quant_report {
+    const struct quant_tensor *tensors; /* n_tensors, in the order of loading, head last */
+    int64_t n_tensors, n_quantized;
+    double mean, p95, max; /* rel_error over the quantized tensors; 0 where there is none */
+    const struct quant_tensor *worst[QUANT_REPORT_WORST]; /* n_worst, largest rel_error first */
+    int32_t n_worst;
+};
+/* Never changes once the engine is open. */
+const struct quant_report *engine_get_quantization(const struct engine *engine);
 
 /* What loading would take, from headers alone: nothing is loaded. Bytes unless named otherwise. */
 struct engine_plan {

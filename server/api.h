@@ -63,6 +63,7 @@ enum exchange_step api_chat(struct server *s, struct exchange *x);
 enum exchange_step api_apply_template(struct server *s, struct exchange *x);
 enum exchange_step api_models(struct server *s, struct exchange *x);
 enum exchange_step api_model(struct server *s, struct exchange *x);
+enum exchange_step api_quantization(struct server *s, struct exchange *x);
 enum exchange_step api_tokenize(struct server *s, struct exchange *x);
 enum exchange_step api_detokenize(struct server *s, struct exchange *x);
 enum exchange_step api_health(struct server *s, struct exchange *x);

@@ -65,7 +65,7 @@ enum status calibration_encode(struct engine_options *options, int32_t **ids, co
     int32_t n_ids = 0;
     enum status status = STATUS_OK;
     *ids = NULL;
-    if (!quant_uses_moments(&options->quant)) {
+    if (quant_weighting_of(&options->quant) == QUANT_WEIGHTING_NONE) {
         log_debug("quant %s: nothing to calibrate", quant_method_name(options->quant.method));
         return STATUS_OK;
     }

@@ -194,6 +194,7 @@ static void print_info(const struct engine_info *info, bool json)
         {"max_model_len", "longest context", UNIT_TOKENS, info->max_model_len},
         {"bits_per_weight", "bits per quantized weight", UNIT_BITS, info->bits_per_weight},
         {"quant_error_mean", "quantization error, mean", UNIT_RATIO, info->quant_error_mean},
+        {"quant_error_p95", "quantization error, p95", UNIT_RATIO, info->quant_error_p95},
         {"quant_error_max", "quantization error, largest", UNIT_RATIO, info->quant_error_max},
         {"load_seconds", "loaded in", UNIT_SECONDS, info->load_seconds},
         {"quantize_seconds", "of that quantizing", UNIT_SECONDS, info->quantize_seconds},

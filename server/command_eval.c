@@ -1,6 +1,6 @@
 /* `any4 eval`: mean negative log-likelihood of a text. The text is encoded once without BOS and cut into
  * chunks; each chunk is scored alone behind one BOS, so that chunks can run side by side and the result
- * depends on nothing but their ids. */
+ * depends on nothing but their ids. With --compare the same chunks go through several formats (compare.c). */
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 
 #include "engine/base/json.h"
 #include "server/command.h"
+#include "server/compare.h"
 #include "server/server.h"
 
 struct eval {
@@ -157,8 +158,12 @@ enum status command_eval(const struct config *config, struct outcome *outcome, s
     if (status || (status = server_open_log(config, &log_file, err))) {
         return status;
     }
-    if (!(status = read_text(&text, &length, config, err)) &&
-        !(status = server_open_model(config, isatty(STDERR_FILENO), &engine, &tokenizer, err))) {
+    if (!config->compare && config->plot) {
+        status = error_set(err, STATUS_INVALID, "--plot draws a comparison: --compare is missing");
+    } else if (!(status = read_text(&text, &length, config, err)) && config->compare) {
+        status = compare_formats(config, text, length, err);
+    } else if (!status &&
+               !(status = server_open_model(config, isatty(STDERR_FILENO), &engine, &tokenizer, err))) {
         status = evaluate(config, engine, tokenizer, text, length, err);
     }
     engine_close(engine);

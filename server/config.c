@@ -207,7 +207,7 @@ static enum status apply_one(struct config *config, int32_t i, const char *text,
     char *field = (char *)config + key->offset;
     key_spelling(spelling, sizeof spelling, key->name, config->origins[i] ? config->origins[i] : ORIGIN_FLAG);
     int64_t value = 0;
-    double seconds = 0;
+    double real = 0;
     bool flag = false;
     switch (key->type) {
     case CONFIG_STRING:
@@ -229,14 +229,15 @@ static enum status apply_one(struct config *config, int32_t i, const char *text,
         }
         memcpy(field, &value, sizeof value);
         return STATUS_OK;
-    case CONFIG_SECONDS: {
+    case CONFIG_SECONDS:
+    case CONFIG_REAL: {
         char *end;
-        seconds = strtod(text, &end);
-        if (end == text || *end || !(seconds >= key->min && seconds <= key->max)) {
-            return error_set(err, STATUS_INVALID, "%s is \"%.80s\", must be seconds in %g..%g", spelling,
-                             text, key->min, key->max);
+        real = strtod(text, &end);
+        if (end == text || *end || !(real >= key->min && real <= key->max)) {
+            return error_set(err, STATUS_INVALID, "%s is \"%.80s\", must be %s in %g..%g", spelling, text,
+                             key->type == CONFIG_SECONDS ? "seconds" : "a number", key->min, key->max);
         }
-        memcpy(field, &seconds, sizeof seconds);
+        memcpy(field, &real, sizeof real);
         return STATUS_OK;
     }
     case CONFIG_BOOL:
@@ -480,6 +481,11 @@ enum status config_load(struct config *config, unsigned command, int argc, char 
         status = read_flags(config, argc, argv, err);
     }
     return status ? status : config_apply(config, err);
+}
+
+enum config_origin config_origin(const struct config *config, const char *name)
+{
+    return config->origins[find_key(name)];
 }
 
 void config_finish(struct config *config)

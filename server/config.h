@@ -22,10 +22,11 @@ enum {
     CONFIG_FOR_HEALTHCHECK = 1 << 6,
     CONFIG_FOR_VERSION = 1 << 7,
     CONFIG_FOR_BENCH_DECODE = 1 << 8,
+    CONFIG_FOR_BENCH_QUANTIZE = 1 << 9,
     CONFIG_FOR_ENGINE = CONFIG_FOR_SERVE | CONFIG_FOR_GENERATE | CONFIG_FOR_EVAL | CONFIG_FOR_VERIFY |
                         CONFIG_FOR_BENCH_DECODE,
     CONFIG_FOR_MODEL = CONFIG_FOR_ENGINE | CONFIG_FOR_TOKENIZE | CONFIG_FOR_PLAN,
-    CONFIG_FOR_ALL = (1 << 9) - 1,
+    CONFIG_FOR_ALL = (1 << 10) - 1,
 };
 
 enum config_type {
@@ -35,6 +36,7 @@ enum config_type {
     CONFIG_INT,     /* int64_t in [min, max] */
     CONFIG_BYTES,   /* int64_t; K, M, G suffixes of 1024; "auto" is 0 where min is 0 */
     CONFIG_SECONDS, /* double in [min, max] */
+    CONFIG_REAL,    /* the same without a unit */
     CONFIG_BOOL,    /* on/off, true/false, 1/0; a flag alone is on, --no-name is off */
     CONFIG_CHOICE,  /* one of choices, "a|b|c": int32_t, its place there */
     CONFIG_LATER,   /* an API key that does not work yet: only its default is accepted */
@@ -70,9 +72,9 @@ struct config {
     bool metrics, metrics_auth;
     const char *cors_origin, *allowed_host;
     const char *quant, *quant_skip, *cpu_flags, *calib;
-    int32_t quant_weighting;
-    int64_t calib_tokens, calib_max_bytes;
-    int32_t device, group_size, kv_cache_type;
+    int32_t device, group_size, kv_cache_type, quant_report, quant_weighting;
+    int64_t quant_seed, calib_tokens, calib_max_bytes;
+    double quant_max_error;
     int64_t threads, max_model_len, max_running, max_queue, prefill_chunk, kv_cache_tokens, max_memory;
     bool strict_fields, access_log;
     int32_t log_format, log_level;
@@ -84,10 +86,10 @@ struct config {
     int64_t max_n, max_best_of, max_logprobs, max_stops, default_max_tokens;
     bool json, print_config, help;
     /* Of single commands. */
-    const char *url, *text_file, *text;
+    const char *url, *text_file, *text, *compare, *plot;
     int64_t max_bytes, chunk;
     const char *batch;
-    int64_t input_tokens, output_tokens, repeat;
+    int64_t input_tokens, output_tokens, repeat, rows, cols;
     bool no_bos, from_stdin, stream;
     /* Request fields of generate, as given; NULL: absent. */
     const char *prompt, *prompt_ids, *max_tokens, *min_tokens, *temperature, *top_k, *top_p, *min_p,
@@ -105,6 +107,9 @@ struct config {
  * config_finish whatever the outcome. */
 enum status config_load(struct config *config, unsigned command, int argc, char **argv, struct error *err);
 void config_finish(struct config *config);
+
+/* Where a key's value comes from. */
+enum config_origin config_origin(const struct config *config, const char *name);
 
 /* The pieces, for tests. Later calls win over earlier ones. */
 enum status config_set(struct config *config, const char *name, const char *value, enum config_origin origin,

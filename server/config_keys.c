@@ -7,6 +7,7 @@
 #define ENGINE    (CONFIG_FOR_ENGINE | CONFIG_FOR_PLAN)
 #define LISTEN    (CONFIG_FOR_SERVE | CONFIG_FOR_HEALTHCHECK)
 #define GENERATE  CONFIG_FOR_GENERATE
+#define QUANTIZER (ENGINE | CONFIG_FOR_BENCH_QUANTIZE)
 #define DAY       86400.0
 #define GIB       1073741824.0
 
@@ -27,13 +28,13 @@ const struct config_key config_keys[] = {
      "name in answers, further names as a comma list; default: the folder's name"},
     {"device", CONFIG_CHOICE, ENGINE, "auto", 0, 0, "auto|cpu", AT(device), false,
      "where to run (CUDA: not supported yet)"},
-    {"threads", CONFIG_INT, ENGINE, "0", 0, 1024, 0, AT(threads), false,
+    {"threads", CONFIG_INT, QUANTIZER, "0", 0, 1024, 0, AT(threads), false,
      "compute threads; 0: physical cores"},
-    {"cpu_flags", CONFIG_STRING, ENGINE, "all", 0, 0, 0, AT(cpu_flags), false,
+    {"cpu_flags", CONFIG_STRING, QUANTIZER, "all", 0, 0, 0, AT(cpu_flags), false,
      "instruction sets that may be used: all, scalar, or a comma list of avx2, avx512"},
-    {"quant", CONFIG_STRING, ENGINE, "any4", 0, 0, 0, AT(quant), false,
-     "format of the linear layers: any4, any4-paper, int4, nf4, fp4, none"},
-    {"group_size", CONFIG_CHOICE, ENGINE, "auto", 0, 0, "auto|32|64|128", AT(group_size), false,
+    {"quant", CONFIG_STRING, QUANTIZER, "any4", 0, 0, 0, AT(quant), false,
+     "format of the linear layers: any4, any4-paper, int4, nf4, fp4, none; bench quantize takes a list"},
+    {"group_size", CONFIG_CHOICE, QUANTIZER, "auto", 0, 0, "auto|32|64|128", AT(group_size), false,
      "columns that share a scale; auto: by format"},
     {"quant_skip", CONFIG_STRING, ENGINE, NULL, 0, 0, 0, AT(quant_skip), false,
      "comma list of name patterns of linear layers to keep as stored"},
@@ -46,6 +47,12 @@ const struct config_key config_keys[] = {
      "tokens of it that are used at most"},
     {"calib_max_bytes", CONFIG_BYTES, ENGINE, "16M", 1, GIB, 0, AT(calib_max_bytes), false,
      "longest file to calibrate on"},
+    {"quant_seed", CONFIG_INT, QUANTIZER, "0", 0, 1e18, 0, AT(quant_seed), false,
+     "seed of any4-paper's k-means start; 0: the fixed one"},
+    {"quant_report", CONFIG_CHOICE, SERVE | CONFIG_FOR_VERIFY, "summary", 0, 0, "off|summary|full",
+     AT(quant_report), false, "errors of quantization in the log; full: of every tensor"},
+    {"quant_max_error", CONFIG_REAL, ENGINE, "0", 0, 1e9, 0, AT(quant_max_error), false,
+     "largest relative error of a tensor, else exit 6; 0: no limit"},
     {"kv_cache_type", CONFIG_CHOICE, ENGINE, "auto", 0, 0, "auto|f32|f16|bf16", AT(kv_cache_type), false,
      "auto: f32 with quant none, else bf16"},
     {"max_model_len", CONFIG_INT, ENGINE, "0", 0, 16777216, 0, AT(max_model_len), false,
@@ -162,8 +169,14 @@ const struct config_key config_keys[] = {
      "random prompt ids per sequence"},
     {"output_tokens", CONFIG_INT, CONFIG_FOR_BENCH_DECODE, "128", 2, 16777215, 0, AT(output_tokens), false,
      "tokens decoded per sequence"},
-    {"repeat", CONFIG_INT, CONFIG_FOR_BENCH_DECODE, "5", 1, 1000, 0, AT(repeat), false,
-     "runs per batch size"},
+    {"repeat", CONFIG_INT, CONFIG_FOR_BENCH_DECODE | CONFIG_FOR_BENCH_QUANTIZE, "5", 1, 1000, 0, AT(repeat),
+     false, "runs of each measurement"},
+
+    /* bench quantize */
+    {"rows", CONFIG_INT, CONFIG_FOR_BENCH_QUANTIZE, "512", 1, 1048576, 0, AT(rows), false,
+     "rows of the synthetic matrix"},
+    {"cols", CONFIG_INT, CONFIG_FOR_BENCH_QUANTIZE, "4096", 1, 1048576, 0, AT(cols), false,
+     "columns of the synthetic matrix"},
 
     /* eval, tokenize, healthcheck */
     {"text", CONFIG_STRING, CONFIG_FOR_EVAL, NULL, 0, 0, 0, AT(text_file), false,
@@ -172,6 +185,11 @@ const struct config_key config_keys[] = {
      "only its first bytes; 0: all"},
     {"chunk", CONFIG_INT, CONFIG_FOR_EVAL, "255", 1, 16777215, 0, AT(chunk), false,
      "ids per chunk, each after BOS"},
+    {"compare", CONFIG_STRING, CONFIG_FOR_EVAL, NULL, 0, 0, 0, AT(compare), false,
+     "comma list of formats to compare with the float model, each with its group size if it says so: "
+     "none,int4,any4:g64"},
+    {"plot", CONFIG_STRING, CONFIG_FOR_EVAL, NULL, 0, 0, 0, AT(plot), false,
+     "SVG file to draw the comparison into: perplexity against bits per weight"},
     {"no_bos", CONFIG_BOOL, CONFIG_FOR_TOKENIZE, "off", 0, 0, 0, AT(no_bos), false, "leave BOS out"},
     {"stdin", CONFIG_BOOL, CONFIG_FOR_TOKENIZE, "off", 0, 0, 0, AT(from_stdin), false,
      "read the text from there"},
@@ -186,8 +204,6 @@ const struct config_key config_keys[] = {
     {"batch_invariant", CONFIG_LATER, ENGINE, "on", 0, 0, 0, 0, false, "same bits in every batch"},
     {"quant_cache", CONFIG_LATER, ENGINE, "off", 0, 0, 0, 0, false, "folder of quantized models"},
     {"verify_cache", CONFIG_LATER, ENGINE, "off", 0, 0, 0, 0, false, "hash all of a cached model"},
-    {"quant_report", CONFIG_LATER, ENGINE, "summary", 0, 0, 0, 0, false, "errors per tensor"},
-    {"quant_max_error", CONFIG_LATER, ENGINE, "0", 0, 0, 0, 0, false, "refuse a worse quantization"},
     {"prefix_cache", CONFIG_LATER, ENGINE, "off", 0, 0, 0, 0, false, "share prefixes of prompts"},
     {"dump_tensors", CONFIG_LATER, ENGINE, NULL, 0, 0, 0, 0, false, "folder for named activations"},
     {"max_queue_tokens", CONFIG_LATER, SERVE, "0", 0, 0, 0, 0, false, "waiting prompt tokens"},
@@ -198,7 +214,6 @@ const struct config_key config_keys[] = {
     {"tls_cert", CONFIG_LATER, SERVE, NULL, 0, 0, 0, 0, false, "put a proxy in front"},
     {"tls_key", CONFIG_LATER, SERVE, NULL, 0, 0, 0, 0, true, "put a proxy in front"},
     {"seccomp", CONFIG_LATER, SERVE, "off", 0, 0, 0, 0, false, "system call filter"},
-    {"compare", CONFIG_LATER, CONFIG_FOR_EVAL, NULL, 0, 0, 0, 0, false, "several formats in one run"},
 };
 const int32_t config_n_keys = (int32_t)(sizeof config_keys / sizeof config_keys[0]);
 _Static_assert(sizeof config_keys / sizeof config_keys[0] <= CONFIG_MAX_KEYS,

@@ -30,6 +30,8 @@ static const struct command {
      "Asks a running server whether it is ready: exit 0 or 1."},
     {"bench decode", CONFIG_FOR_BENCH_DECODE, command_bench_decode, "any4 bench decode MODEL_DIR [flags]",
      "Decode speed by batch size, without HTTP."},
+    {"bench quantize", CONFIG_FOR_BENCH_QUANTIZE, command_bench_quantize, "any4 bench quantize [flags]",
+     "Quantizing speed by format and threads, on synthetic weights."},
     {"bench serve", 0, NULL, "any4 bench serve --url URL [flags]",
      "Load test of a running server over HTTP."},
     {"version", CONFIG_FOR_VERSION, command_version, "any4 version [--json]", "What this binary is."},
@@ -43,7 +45,7 @@ static void print_usage(FILE *file, const char *word)
     fprintf(file, "usage: any4 %s [flags]\n\n", name);
     for (int i = 0; i < N_COMMANDS; i++) {
         if (!strncmp(commands[i].name, word, strlen(word))) {
-            fprintf(file, "  %-13s %s\n", commands[i].name, commands[i].about);
+            fprintf(file, "  %-14s %s\n", commands[i].name, commands[i].about);
         }
     }
     fprintf(file, "\nany4 %s --help lists its flags.\n", name);

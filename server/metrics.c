@@ -261,7 +261,10 @@ static void write_model(struct writer *w, const struct metrics_view *view)
     write_single(w, "weights_bytes", "gauge", "Bytes of weights in memory.", (double)info->weights_bytes);
     write_head(w, "quant_rel_error", "gauge", "Relative error of quantized tensors.");
     write_value(w, "quant_rel_error", "stat", "mean", info->quant_error_mean);
+    write_value(w, "quant_rel_error", "stat", "p95", info->quant_error_p95);
     write_value(w, "quant_rel_error", "stat", "max", info->quant_error_max);
+    write_head(w, "quant_cache", "gauge", "1 for what became of the cache of quantized models at load.");
+    write_value(w, "quant_cache", "result", info->quant_cache, 1);
     write_head(w, "load_seconds", "gauge", "How long loading took.");
     write_value(w, "load_seconds", "phase", "quantize", info->quantize_seconds);
     write_value(w, "load_seconds", "phase", "calibrate", info->calibrate_seconds);

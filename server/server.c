@@ -73,7 +73,7 @@ static enum status read_keys(struct server *s, const struct config *config, stru
     return status;
 }
 
-static const char *folder_name(const char *path, char *out, size_t size)
+const char *server_path_name(const char *path, char *out, size_t size)
 {
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/') {
@@ -97,7 +97,7 @@ enum status server_init(struct server *s, const struct config *config, struct er
     metrics_init(&s->metrics);
     const char *names = config->served_model_name;
     if (!names || !*names) {
-        names = folder_name(config->model, name, sizeof name);
+        names = server_path_name(config->model, name, sizeof name);
     }
     enum status status = read_list(&s->model_names, names, "served_model_name", err);
     if (!status) {
@@ -168,10 +168,15 @@ bool server_key_matches(const struct server *s, const char *key)
     return any != 0;
 }
 
+int32_t server_group_size(const struct config *config)
+{
+    static const int32_t sizes[] = {0, 32, 64, 128};
+    return sizes[config->group_size];
+}
+
 enum status server_engine_options(struct engine_options *out, const struct config *config, char **skip,
                                   struct error *err)
 {
-    static const int32_t group_sizes[] = {0, 32, 64, 128};
     static const enum kv_cache_choice kv_types[] = {KV_CHOICE_AUTO, KV_CHOICE_F32, KV_CHOICE_F16,
                                                     KV_CHOICE_BF16};
     *skip = NULL;
@@ -187,7 +192,14 @@ enum status server_engine_options(struct engine_options *out, const struct confi
         return error_set(err, STATUS_INVALID, "%s is set, but quant none has nothing to calibrate",
                          config->calib ? "calib" : "quant_weighting");
     }
-    out->quant.group_size = group_sizes[config->group_size];
+    out->quant.group_size = server_group_size(config);
+    out->quant.seed = (uint64_t)config->quant_seed;
+    out->quant_max_error = config->quant_max_error;
+    /* Where it has no flag nobody looks at a report: commands that print results keep their terminal clean.
+     */
+    if (config->command & (CONFIG_FOR_SERVE | CONFIG_FOR_VERIFY)) {
+        out->quant_report = (enum quant_report_level)config->quant_report;
+    }
     out->kv_type = kv_types[config->kv_cache_type];
     out->n_threads = (int32_t)config->threads;
     out->max_model_len = (int32_t)config->max_model_len;

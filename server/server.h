@@ -61,6 +61,12 @@ bool server_key_matches(const struct server *s, const char *key);
 enum status server_engine_options(struct engine_options *out, const struct config *config, char **skip,
                                   struct error *err);
 
+/* The columns that group_size stands for; 0: auto. */
+int32_t server_group_size(const struct config *config);
+
+/* The last part of a path, in out; "model" where it has no name of its own. */
+const char *server_path_name(const char *path, char *out, size_t size);
+
 /* Whether there is a folder to open: it is given, it is a folder, and (but for `tokenize`) it has a
  * config.json. */
 enum status server_check_folder(const struct config *config, struct error *err);

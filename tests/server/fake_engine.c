@@ -155,6 +155,7 @@ enum status engine_open(struct engine **out, const struct engine_options *option
                                    .n_params = 1234,
                                    .kernels = "fake",
                                    .method = QUANT_NONE,
+                                   .quant_cache = "off",
                                    .config = {.vocab_size = TINY_N_TOKENS, .bos_id = TINY_BOS}};
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->changed, NULL);
@@ -299,6 +300,35 @@ void engine_get_stats(const struct engine *e, struct engine_stats *out)
 const struct engine_info *engine_get_info(const struct engine *e)
 {
     return &e->info;
+}
+
+/* Two tensors: a quantized one and one that is kept. */
+static const struct quant_tensor fake_tensors[] = {
+    {.name = "layers.0.\"q\"",
+     .n_rows = 64,
+     .n_cols = 32,
+     .kind = "lut",
+     .code_bits = 4,
+     .group_size = 32,
+     .bits_per_weight = 4.5,
+     .rel_error = 0.25,
+     .worst_row = 7,
+     .worst_row_error = 0.5},
+    {.name = "lm_head", .n_rows = 8, .n_cols = 32, .kind = "bf16", .bits_per_weight = 16},
+};
+static const struct quant_report fake_report = {.tensors = fake_tensors,
+                                                .n_tensors = 2,
+                                                .n_quantized = 1,
+                                                .mean = 0.25,
+                                                .p95 = 0.25,
+                                                .max = 0.25,
+                                                .worst = {&fake_tensors[0]},
+                                                .n_worst = 1};
+
+const struct quant_report *engine_get_quantization(const struct engine *e)
+{
+    (void)e;
+    return &fake_report;
 }
 
 enum status engine_plan(struct engine_plan *out, const struct engine_options *options, struct error *err)

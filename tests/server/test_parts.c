@@ -186,7 +186,7 @@ Test(metrics, text_format)
     static struct metrics metrics;
     struct buffer out = {0};
     struct engine_stats stats = {.running = 3};
-    struct engine_info info = {.kernels = "k"};
+    struct engine_info info = {.kernels = "k", .quant_cache = "miss"};
     const char *endpoints[] = {"other", "/x"};
     metrics_init(&metrics);
     metrics_count_request(&metrics, 1, 200);
@@ -213,6 +213,7 @@ Test(metrics, text_format)
     cr_assert(strstr(text, "any4_time_to_first_token_seconds_bucket{model=\"a\\\"b\\\\c\",le=\"+Inf\"} 2\n"));
     cr_assert(strstr(text, "any4_time_to_first_token_seconds_sum{model=\"a\\\"b\\\\c\"} 1000.015"));
     cr_assert(strstr(text, "any4_request_prompt_tokens_bucket{model=\"a\\\"b\\\\c\",le=\"32\"} 1\n"));
+    cr_assert(strstr(text, "any4_quant_cache{model=\"a\\\"b\\\\c\",result=\"miss\"} 1\n"));
     char *copy = strdup(text), *rest = copy, *line;
     while ((line = strsep(&rest, "\n")) && rest) {
         cr_expect(!strncmp(line, "# HELP any4_", 12) || !strncmp(line, "# TYPE any4_", 12) ||

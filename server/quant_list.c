@@ -1,0 +1,62 @@
+#include "server/quant_list.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/config.h"
+
+static enum status parse_entry(struct quant_entry *out, const char *text, const char *flag, struct error *err)
+{
+    static const struct {
+        const char *text;
+        int32_t size;
+    } groups[] = {{"g32", 32}, {"g64", 64}, {"g128", 128}};
+    char name[sizeof out->label];
+    size_t length = strcspn(text, ":");
+    *out = (struct quant_entry){0};
+    if (strlen(text) >= sizeof out->label) {
+        return error_set(err, STATUS_INVALID, "%s: \"%.64s\" is too long for a format", flag, text);
+    }
+    memcpy(name, text, length);
+    name[length] = '\0';
+    strcpy(out->label, text);
+    enum status status = quant_method_parse(&out->method, name, err);
+    if (status) {
+        return error_prefix(err, flag);
+    }
+    if (!text[length]) {
+        return STATUS_OK;
+    }
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        if (!strcmp(text + length + 1, groups[i].text)) {
+            out->group_size = groups[i].size;
+        }
+    }
+    if (!out->group_size) {
+        return error_set(err, STATUS_INVALID, "%s: \"%s\": g32, g64 or g128 must follow the colon", flag,
+                         text);
+    }
+    if (out->method == QUANT_NONE) {
+        return error_set(err, STATUS_INVALID, "%s: \"%s\": weights as stored have no groups", flag, text);
+    }
+    return STATUS_OK;
+}
+
+enum status quant_list_parse(struct quant_list *out, const char *text, const char *flag, struct error *err)
+{
+    const char *parts[QUANT_LIST_MAX];
+    char *copy = NULL;
+    enum status status = STATUS_OK;
+    out->n = split_list(text, &copy, parts, QUANT_LIST_MAX);
+    if (out->n < 1) {
+        out->n = 0;
+        status = error_set(err, STATUS_INVALID, "%s: a comma list of 1 to %d formats is expected", flag,
+                           (int)QUANT_LIST_MAX);
+    }
+    for (int32_t i = 0; !status && i < out->n; i++) {
+        status = parse_entry(&out->entries[i], parts[i], flag, err);
+    }
+    free(copy);
+    return status;
+}
