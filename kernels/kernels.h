@@ -55,12 +55,12 @@ struct kv_view {
     int32_t head_dim;
 };
 
-/* Attention of one token for the n_q query heads that share KV head kv_head (GQA):
+/* Attention of one token for the KV heads [head_begin, head_end), each shared by n_q query heads (GQA):
  * out[h] = sum over p in [begin, end) of softmax_p(scale * q[h] . k[p]) v[p]. end > begin.
- * q, out: (n_q, head_dim) f32, not aliased. head_dim <= 512. The order of additions depends on p alone (fixed
- * chunks counted from position 0), so that prefill and decode agree bit for bit. */
-typedef void attention_fn(float *out, const float *q, int32_t n_q, const struct kv_view *kv, int32_t kv_head,
-                          int32_t begin, int32_t end, float scale);
+ * q, out: ((head_end - head_begin) * n_q, head_dim) f32, not aliased. head_dim <= 512. The order of additions
+ * depends on p alone (fixed chunks counted from position 0), so that prefill and decode agree bit for bit. */
+typedef void attention_fn(float *out, const float *q, int32_t n_q, const struct kv_view *kv,
+                          int32_t head_begin, int32_t head_end, int32_t begin, int32_t end, float scale);
 
 /* h[i] = silu(gate[i]) * up[i], silu(x) = x / (1 + exp(-x)). h may be gate or up. (Shazeer, 2020.) */
 typedef void swiglu_fn(float *h, const float *gate, const float *up, int32_t n);

@@ -227,6 +227,7 @@ void completion_close(struct completion *c)
         text_stream_finish(&c->choices[i].stream);
     }
     free(c->choices);
+    buffer_finish(&c->chunk_head);
     completion_request_finish(&c->request);
     free(c);
 }

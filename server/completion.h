@@ -42,8 +42,9 @@ struct completion {
     int32_t n_choices, n_submitted, n_finished;
     bool any_output; /* an event has come: headers may go out */
     uint32_t itl_counts[METRICS_TIME_BUCKETS + 1];
-    char id[40];     /* "cmpl-..." or "chatcmpl-..." */
-    int64_t created; /* seconds since 1970 */
+    char id[40];              /* "cmpl-..." or "chatcmpl-..." */
+    int64_t created;          /* seconds since 1970 */
+    struct buffer chunk_head; /* completion_write.c's: how each chunk of a stream begins */
 };
 
 /* Takes request over (it is zeroed), also on failure. Submits what the engine's queue takes; the rest follows

@@ -331,10 +331,21 @@ void completion_write(struct buffer *out, const struct completion *c, const stru
     buffer_text(out, "}");
 }
 
+/* A chunk up to its choices, which is the same in all of a stream: written once, for it is most of a chunk.
+ */
+static void write_chunk_head(struct buffer *out, struct completion *c, const struct completion_style *style)
+{
+    if (!c->chunk_head.length) {
+        sse_begin_data(&c->chunk_head);
+        write_head(&c->chunk_head, c, style, true);
+    }
+    buffer_append(out, c->chunk_head.data, c->chunk_head.length);
+    out->failed |= c->chunk_head.failed;
+}
+
 static void write_chunk(struct buffer *out, struct completion *c, struct choice *choice, int32_t index,
                         const struct completion_style *style, bool end)
 {
-    struct buffer json = {0};
     const struct part part = {.cursor = &choice->cursor,
                               .text_from = choice->text_sent,
                               .tokens_from = choice->tokens_sent,
@@ -342,23 +353,21 @@ static void write_chunk(struct buffer *out, struct completion *c, struct choice 
                               .delta = true,
                               .begin = !choice->chunks_sent,
                               .end = end};
-    write_head(&json, c, style, true);
-    buffer_text(&json, "[");
-    write_choice(&json, c, choice, index, &part);
-    buffer_text(&json, "],\"usage\":");
+    write_chunk_head(out, c, style);
+    buffer_text(out, "[");
+    write_choice(out, c, choice, index, &part);
+    buffer_text(out, "],\"usage\":");
     if (c->request.continuous_usage) {
-        write_usage(&json, c);
+        write_usage(out, c);
     } else {
-        buffer_text(&json, "null");
+        buffer_text(out, "null");
     }
     if (c->request.return_timings && end && completion_is_finished(c)) {
-        buffer_text(&json, ",\"timings\":");
-        completion_write_timings(&json, c);
+        buffer_text(out, ",\"timings\":");
+        completion_write_timings(out, c);
     }
-    buffer_text(&json, "}");
-    sse_write_data(out, buffer_string(&json), json.length);
-    out->failed |= json.failed;
-    buffer_finish(&json);
+    buffer_text(out, "}");
+    sse_end_data(out);
     choice->text_sent = choice->stream.text.length;
     choice->tokens_sent = choice->stream.n_released;
     choice->ids_sent = choice->stream.n_tokens - choice->stream.n_prompt_tokens;
@@ -388,13 +397,10 @@ void completion_write_chunks(struct buffer *out, struct completion *c, const str
         }
     }
     if (completion_is_finished(c) && !was_complete && c->request.include_usage) {
-        struct buffer json = {0};
-        write_head(&json, c, style, true);
-        buffer_text(&json, "[],\"usage\":");
-        write_usage(&json, c);
-        buffer_text(&json, "}");
-        sse_write_data(out, buffer_string(&json), json.length);
-        out->failed |= json.failed;
-        buffer_finish(&json);
+        write_chunk_head(out, c, style);
+        buffer_text(out, "[],\"usage\":");
+        write_usage(out, c);
+        buffer_text(out, "}");
+        sse_end_data(out);
     }
 }

@@ -25,8 +25,19 @@
 /* A body from here on is left to the worker: 16 KiB of text are 17 ms of tokenizing. */
 enum { LONG_BODY_BYTES = 16 << 10, DISCARD_LIMITS = 4 };
 
+/* What one HTTP thread has to resume. To resume a connection is a lock and a write to the thread's event
+ * descriptor, 64 of them after a step of 64 sequences, all on the engine's thread while the others wait for
+ * its next step. So only the first news resumes its connection; those that come before the thread has woken
+ * up are left in a list, and the thread resumes them itself. */
+struct lane {
+    atomic_bool woken; /* a connection was resumed, and the thread has not taken the list yet */
+    _Atomic(struct exchange *) ready; /* a stack */
+    struct lane *next;                /* of all, for the end */
+};
+
 struct http {
     struct http_options options;
+    _Atomic(struct lane *) lanes;
     struct MHD_Daemon *daemon;
     struct watcher *watcher;
     struct worker *worker;
@@ -35,16 +46,62 @@ struct http {
     atomic_bool closing; /* requests that become whole now are dropped */
 };
 
+/* Under the lock: on_completed, and with it the end of the daemon, waits until this has left libmicrohttpd.
+ */
+static void exchange_resume(struct exchange *x)
+{
+    pthread_mutex_lock(&x->lock);
+    MHD_resume_connection(x->connection);
+    pthread_mutex_unlock(&x->lock);
+}
+
+/* Resumes what is in the list. Each callback begins with this, and a resumed connection leads to one. */
+static void lane_resume(struct lane *lane)
+{
+    if (!atomic_load(&lane->woken) && !atomic_load(&lane->ready)) {
+        return;
+    }
+    atomic_store(&lane->woken, false); /* before the list is taken: see lane_add */
+    struct exchange *oldest = NULL, *x = atomic_exchange(&lane->ready, NULL);
+    while (x) { /* the first to have news is the first to be served */
+        struct exchange *older = x->next_ready;
+        x->next_ready = oldest;
+        oldest = x;
+        x = older;
+    }
+    while (oldest) {
+        x = oldest;
+        oldest = x->next_ready;
+        exchange_resume(x);
+    }
+}
+
+static void lane_add(struct lane *lane, struct exchange *x)
+{
+    if (!atomic_exchange(&lane->woken, true)) {
+        exchange_resume(x);
+        return;
+    }
+    x->next_ready = atomic_load(&lane->ready);
+    while (!atomic_compare_exchange_weak(&lane->ready, &x->next_ready, x)) {
+    }
+    /* Either the thread finds x when it takes the list, or we see here that it has taken it before. */
+    if (!atomic_load(&lane->woken)) {
+        lane_resume(lane);
+    }
+}
+
 void exchange_notify(void *exchange)
 {
     struct exchange *x = exchange;
     pthread_mutex_lock(&x->lock);
+    bool resume = x->suspended && !x->held;
     x->signaled = true;
-    if (x->suspended && !x->held) {
-        x->suspended = false;
-        MHD_resume_connection(x->connection);
-    }
+    x->suspended &= !resume;
     pthread_mutex_unlock(&x->lock);
+    if (resume) { /* nobody else does, and until then x stays */
+        lane_add(x->lane, x);
+    }
 }
 
 /* Before looking at what there is: news from here on count again. */
@@ -188,6 +245,18 @@ static void exchange_name(struct exchange *x)
     request_id_make(x->request_id, sizeof x->request_id);
 }
 
+/* The calling HTTP thread's lane, made at its first request. NULL: out of memory. */
+static struct lane *own_lane(struct http *http)
+{
+    static _Thread_local struct lane *own;
+    if (!own && (own = calloc(1, sizeof *own))) {
+        own->next = atomic_load(&http->lanes);
+        while (!atomic_compare_exchange_weak(&http->lanes, &own->next, own)) {
+        }
+    }
+    return own;
+}
+
 /* The request line has arrived. What is returned becomes *req_cls of the other callbacks. */
 static void *on_uri(void *context, const char *uri, struct MHD_Connection *connection)
 {
@@ -198,13 +267,14 @@ static void *on_uri(void *context, const char *uri, struct MHD_Connection *conne
     }
     x->http = http;
     x->connection = connection;
+    x->lane = own_lane(http);
     x->arrival_ns = x->last_write_ns = clock_now_ns();
     x->uri = strdup(uri);
     x->path = strndup(uri, strcspn(uri, "?"));
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     x->fd = info ? (int)info->connect_fd : -1;
-    if (!x->uri || !x->path) {
+    if (!x->uri || !x->path || !x->lane) {
         free(x->uri);
         free(x->path);
         free(x);
@@ -228,6 +298,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     if (!x) {
         return;
     }
+    lane_resume(x->lane);
     *req_cls = NULL;
     struct peer *peer = exchange_peer(x);
     if (x->begun) {
@@ -340,6 +411,7 @@ static ssize_t on_read(void *context, uint64_t position, char *out, size_t max)
 {
     struct exchange *x = context;
     (void)position;
+    lane_resume(x->lane);
     for (;;) {
         if (atomic_load(&x->gone)) {
             /* Not END_WITH_ERROR: libmicrohttpd 0.9.75 then closes the connection in its books, but keeps
@@ -481,6 +553,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     if (!x) {
         return MHD_NO; /* out of memory when the request line came */
     }
+    lane_resume(x->lane);
     if (!x->begun) {
         return exchange_begin(http, x, method, version);
     }
@@ -695,6 +768,10 @@ void http_close(struct http *http)
         usleep(10000);
     }
     MHD_stop_daemon(http->daemon);
+    for (struct lane *lane = atomic_load(&http->lanes), *next; lane; lane = next) {
+        next = lane->next;
+        free(lane);
+    }
     worker_close(http->worker);
     watcher_close(http->watcher);
     free(http);

@@ -75,7 +75,9 @@ struct exchange {
     int64_t wake_at_ns;
     bool was_held; /* `next_step` is what came of the worker's run */
     enum exchange_step next_step;
-    struct exchange *next_work; /* in the worker's queue */
+    struct exchange *next_work;  /* in the worker's queue */
+    struct lane *lane;           /* of the HTTP thread that serves it */
+    struct exchange *next_ready; /* in the lane's list */
     int64_t last_write_ns;
     bool watched; /* its socket is in the watcher's set */
     int fd;

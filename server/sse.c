@@ -3,11 +3,21 @@
 
 #include <string.h>
 
-void sse_write_data(struct buffer *out, const char *json, size_t length)
+void sse_begin_data(struct buffer *out)
 {
     buffer_text(out, "data: ");
-    buffer_append(out, json, length);
+}
+
+void sse_end_data(struct buffer *out)
+{
     buffer_text(out, "\n\n");
+}
+
+void sse_write_data(struct buffer *out, const char *json, size_t length)
+{
+    sse_begin_data(out);
+    buffer_append(out, json, length);
+    sse_end_data(out);
 }
 
 void sse_write_ping(struct buffer *out)
@@ -22,6 +32,17 @@ void sse_write_done(struct buffer *out)
 
 size_t sse_event_length(const char *data, size_t length)
 {
-    const char *end = length ? memmem(data, length, "\n\n", 2) : NULL;
-    return end ? (size_t)(end - data) + 2 : 0;
+    /* memchr, as a line is long and its end nearly always that of the event; memmem goes byte by byte. */
+    const char *end = length ? memchr(data, '\n', length) : NULL;
+    while (end) {
+        size_t at = (size_t)(end - data) + 1;
+        if (at == length) {
+            break;
+        }
+        if (data[at] == '\n') {
+            return at + 1;
+        }
+        end = memchr(data + at, '\n', length - at);
+    }
+    return 0;
 }

@@ -8,6 +8,9 @@
 
 /* "data: <json>\n\n". json must hold no line break (JSON strings escape theirs). */
 void sse_write_data(struct buffer *out, const char *json, size_t length);
+/* The same around JSON that is written in between. */
+void sse_begin_data(struct buffer *out);
+void sse_end_data(struct buffer *out);
 void sse_write_ping(struct buffer *out); /* ": ping\n\n" */
 void sse_write_done(struct buffer *out); /* "data: [DONE]\n\n" */
 

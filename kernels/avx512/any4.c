@@ -10,6 +10,7 @@
 #include "kernels/avx512/simd.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "engine/base/float16.h"
@@ -76,7 +77,8 @@ FORCE_INLINE void load_codes(__m512i codes[2], const uint8_t *block, const int32
         codes[0] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)block));
         codes[1] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(block + LANES)));
     } else {
-        /* Bytes 0..7 twice, one a lane: columns 0..7 are their bits 0 and 1, 8..15 bits 2 and 3, and so on. */
+        /* Bytes 0..7 twice, one a lane: columns 0..7 are their bits 0 and 1, 8..15 bits 2 and 3, and so on.
+         */
         const __m512i shifts = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
         uint64_t low;
         memcpy(&low, block, sizeof low);
@@ -164,7 +166,9 @@ FORCE_INLINE void coded_gemv_rows(float *y, const struct any4_matrix *w, const f
         for (int32_t r = 0; r < n_rows; r++) {
             load_scales(&scales[r], w, row + r, begin, kind);
             if (kind == ANY4_LUT_INT8) {
-                _mm_prefetch((const char *)w->group_scales + ((int64_t)row + r + TILE_ROWS) * w->n_groups + begin/w->group_size, _MM_HINT_T0);
+                _mm_prefetch((const char *)w->group_scales + ((int64_t)row + r + TILE_ROWS) * w->n_groups +
+                                 begin / w->group_size,
+                             _MM_HINT_T0);
             }
             for (int32_t line = 0; line < CHUNK_BLOCKS * (int32_t)any4_block_bytes(bits); line += 64) {
                 _mm_prefetch((const char *)codes[r] + TILE_ROWS * w->row_bytes + line, _MM_HINT_T0);
@@ -358,35 +362,66 @@ static void decode(struct decoded *out, const struct any4_matrix *w, int32_t row
     }
 }
 
-/* Adds n_cols columns of x (first column at x) times the decoded weights to the sums of n_tokens tokens. */
-FORCE_INLINE void multiply_tile(__m512 (*sums)[TILE_ROWS], const struct decoded *w, const float *x,
-                                int64_t x_stride, int32_t n_cols, const int32_t n_tokens)
+/* Where the sums of a row tile go: a piece of columns in the middle of a row starts from and ends in `sums`,
+ * the first piece starts from zero, the last one ends in y. So rows of one piece, such as those of small
+ * models, never leave the registers: gemm_block spent a third of its time on carrying sums of 128 columns. */
+struct tile_sums {
+    __m512 (*sums)[TILE_ROWS]; /* (n_tokens) */
+    const struct any4_matrix *w;
+    float *y; /* of the first token, at the first row */
+    int64_t y_stride;
+    int32_t row, n_rows;
+    bool is_first, is_last;
+};
+
+/* Multiplies n_cols columns of x (first column at x) of n_tokens tokens by the decoded weights. */
+FORCE_INLINE void multiply_tile(const struct tile_sums *out, int32_t token, const struct decoded *w,
+                                const float *x, int64_t x_stride, int32_t n_cols, const int32_t n_tokens)
 {
     __m512 sum[TILE_TOKENS][TILE_ROWS];
+    __m512(*sums)[TILE_ROWS] = out->sums + token;
     for (int32_t t = 0; t < n_tokens; t++) {
         for (int32_t r = 0; r < TILE_ROWS; r++) {
-            sum[t][r] = sums[t][r];
+            sum[t][r] = _mm512_setzero_ps();
         }
     }
-    int32_t col = 0;
-    for (; n_cols - col >= LANES; col += LANES) {
-        const __m512 *weights = w->weights[col / LANES];
+    if (!out->is_first) {
         for (int32_t t = 0; t < n_tokens; t++) {
-            __m512 x_part = _mm512_loadu_ps(x + t * x_stride + col);
             for (int32_t r = 0; r < TILE_ROWS; r++) {
-                sum[t][r] = _mm512_fmadd_ps(weights[r], x_part, sum[t][r]);
+                sum[t][r] = sums[t][r];
             }
         }
     }
-    if (col < n_cols) {
-        __mmask16 mask = lanes_mask(n_cols - col);
-        const __m512 *weights = w->weights[col / LANES];
+    const __m512(*weights)[TILE_ROWS] = w->weights;
+    x += token * x_stride;
+    for (; n_cols >= LANES; n_cols -= LANES, x += LANES, weights++) {
         for (int32_t t = 0; t < n_tokens; t++) {
-            __m512 x_part = _mm512_maskz_loadu_ps(mask, x + t * x_stride + col);
+            __m512 x_part = _mm512_loadu_ps(x + t * x_stride);
             for (int32_t r = 0; r < TILE_ROWS; r++) {
-                sum[t][r] = _mm512_mask3_fmadd_ps(weights[r], x_part, sum[t][r], mask);
+                sum[t][r] = _mm512_fmadd_ps((*weights)[r], x_part, sum[t][r]);
             }
         }
+    }
+    if (n_cols) {
+        __mmask16 mask = lanes_mask(n_cols);
+        for (int32_t t = 0; t < n_tokens; t++) {
+            __m512 x_part = _mm512_maskz_loadu_ps(mask, x + t * x_stride);
+            for (int32_t r = 0; r < TILE_ROWS; r++) {
+                sum[t][r] = _mm512_mask3_fmadd_ps((*weights)[r], x_part, sum[t][r], mask);
+            }
+        }
+    }
+    if (out->is_last && out->n_rows == TILE_ROWS) {
+        for (int32_t t = 0; t < n_tokens; t++) {
+            store_sums(out->y + (token + t) * out->y_stride, sum[t], out->w, out->row, TILE_ROWS);
+        }
+        return;
+    }
+    if (out->is_last) {
+        for (int32_t t = 0; t < n_tokens; t++) {
+            store_sums(out->y + (token + t) * out->y_stride, sum[t], out->w, out->row, out->n_rows);
+        }
+        return;
     }
     for (int32_t t = 0; t < n_tokens; t++) {
         for (int32_t r = 0; r < TILE_ROWS; r++) {
@@ -395,29 +430,28 @@ FORCE_INLINE void multiply_tile(__m512 (*sums)[TILE_ROWS], const struct decoded 
     }
 }
 
-static void multiply(__m512 (*sums)[TILE_ROWS], const struct decoded *w, const float *x, int64_t x_stride,
+static void multiply(const struct tile_sums *out, const struct decoded *w, const float *x, int64_t x_stride,
                      int32_t n_cols, int32_t n_tokens)
 {
-    for (; n_tokens >= TILE_TOKENS; n_tokens -= TILE_TOKENS) {
-        multiply_tile(sums, w, x, x_stride, n_cols, TILE_TOKENS);
-        sums += TILE_TOKENS;
-        x += TILE_TOKENS * x_stride;
+    int32_t token = 0;
+    for (; n_tokens - token >= TILE_TOKENS; token += TILE_TOKENS) {
+        multiply_tile(out, token, w, x, x_stride, n_cols, TILE_TOKENS);
     }
-    switch (n_tokens) {
+    switch (n_tokens - token) {
     case 5:
-        multiply_tile(sums, w, x, x_stride, n_cols, 5);
+        multiply_tile(out, token, w, x, x_stride, n_cols, 5);
         break;
     case 4:
-        multiply_tile(sums, w, x, x_stride, n_cols, 4);
+        multiply_tile(out, token, w, x, x_stride, n_cols, 4);
         break;
     case 3:
-        multiply_tile(sums, w, x, x_stride, n_cols, 3);
+        multiply_tile(out, token, w, x, x_stride, n_cols, 3);
         break;
     case 2:
-        multiply_tile(sums, w, x, x_stride, n_cols, 2);
+        multiply_tile(out, token, w, x, x_stride, n_cols, 2);
         break;
     case 1:
-        multiply_tile(sums, w, x, x_stride, n_cols, 1);
+        multiply_tile(out, token, w, x, x_stride, n_cols, 1);
         break;
     default:
         break;
@@ -431,20 +465,16 @@ static void gemm_block(float *y, int64_t y_stride, const struct any4_matrix *w, 
 {
     struct decoded decoded;
     __m512 sums[BLOCK_TOKENS][TILE_ROWS];
-    for (int32_t t = 0; t < n_tokens; t++) {
-        for (int32_t r = 0; r < TILE_ROWS; r++) {
-            sums[t][r] = _mm512_setzero_ps();
-        }
-    }
+    struct tile_sums out = {
+        .sums = sums, .w = w, .y = y + row, .y_stride = y_stride, .row = row, .n_rows = n_rows};
     for (int32_t begin = 0; begin < w->n_cols; begin += CHUNK_COLS) {
         int32_t end = w->n_cols - begin < CHUNK_COLS ? w->n_cols : begin + CHUNK_COLS;
         for (int32_t r = 0; r < TILE_ROWS; r++) {
             decode(&decoded, w, row + (r < n_rows ? r : n_rows - 1), r, begin, end);
         }
-        multiply(sums, &decoded, x + begin, x_stride, end - begin, n_tokens);
-    }
-    for (int32_t t = 0; t < n_tokens; t++) {
-        store_sums(y + t * y_stride + row, sums[t], w, row, n_rows);
+        out.is_first = begin == 0;
+        out.is_last = end == w->n_cols;
+        multiply(&out, &decoded, x + begin, x_stride, end - begin, n_tokens);
     }
 }
 

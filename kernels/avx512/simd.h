@@ -64,7 +64,8 @@ FORCE_INLINE __m128 sum_lanes4(__m512 v0, __m512 v1, __m512 v2, __m512 v3)
     __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(a01, a23, 0x88), _mm512_shuffle_f32x4(a01, a23, 0xdd));
     b = _mm512_add_ps(b, _mm512_permute_ps(b, 0x4e));
     b = _mm512_add_ps(b, _mm512_permute_ps(b, 0xb1));
-    return _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, b));
+    const __m512i first_of_each = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+    return _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_each, b));
 }
 
 /* exp(x): x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, Cody and Waite), the Taylor polynomial of

@@ -91,12 +91,12 @@ static void attend_head(float *out, const float *q, const struct kv_view *kv, in
     }
 }
 
-void FIXED(attention)(float *out, const float *q, int32_t n_q, const struct kv_view *kv, int32_t kv_head,
-                      int32_t begin, int32_t end, float scale)
+void FIXED(attention)(float *out, const float *q, int32_t n_q, const struct kv_view *kv, int32_t head_begin,
+                      int32_t head_end, int32_t begin, int32_t end, float scale)
 {
     assert(begin < end && kv->head_dim <= MAX_HEAD_DIM);
-    for (int32_t h = 0; h < n_q; h++) {
-        attend_head(out + (int64_t)h * kv->head_dim, q + (int64_t)h * kv->head_dim, kv, kv_head, begin, end,
-                    scale);
+    for (int32_t h = 0; h < (head_end - head_begin) * n_q; h++) {
+        attend_head(out + (int64_t)h * kv->head_dim, q + (int64_t)h * kv->head_dim, kv, head_begin + h / n_q,
+                    begin, end, scale);
     }
 }

@@ -35,11 +35,12 @@ static double score(const float *q, const struct kv_view *kv, int32_t kv_head, i
     return dot * scale;
 }
 
-void scalar_attention(float *out, const float *q, int32_t n_q, const struct kv_view *kv, int32_t kv_head,
-                      int32_t begin, int32_t end, float scale)
+void scalar_attention(float *out, const float *q, int32_t n_q, const struct kv_view *kv, int32_t head_begin,
+                      int32_t head_end, int32_t begin, int32_t end, float scale)
 {
     assert(begin < end && kv->head_dim <= MAX_HEAD_DIM);
-    for (int32_t h = 0; h < n_q; h++) {
+    for (int32_t h = 0; h < (head_end - head_begin) * n_q; h++) {
+        int32_t kv_head = head_begin + h / n_q;
         const float *q_head = q + (int64_t)h * kv->head_dim;
         float *out_head = out + (int64_t)h * kv->head_dim;
         double sums[MAX_HEAD_DIM] = {0};

@@ -113,7 +113,7 @@ static const char *describe(const struct problem *p, const char *variant)
 
 static void run(const struct problem *p, const struct kernels *k, float *out, int32_t begin)
 {
-    k->attention(out, p->q.data, p->shape.n_q, &p->kv, KV_HEAD, begin, p->shape.end, p->scale);
+    k->attention(out, p->q.data, p->shape.n_q, &p->kv, KV_HEAD, KV_HEAD + 1, begin, p->shape.end, p->scale);
 }
 
 /* The definition from the dense copies: expected (n_q, head_dim), and how far f32 may be from it.
@@ -256,8 +256,8 @@ Test(attention, paging_and_sharing_keep_bits)
                 struct output first = output_alloc(9 * 80), other = output_alloc(9 * 80);
                 run(&p, &k, first.data, s.begin);
                 for (int32_t h = 0; h < 9; h++) {
-                    k.attention(other.data + h * 80, (float *)p.q.data + h * 80, 1, &p.kv, KV_HEAD, s.begin,
-                                s.end, p.scale);
+                    k.attention(other.data + h * 80, (float *)p.q.data + h * 80, 1, &p.kv, KV_HEAD,
+                                KV_HEAD + 1, s.begin, s.end, p.scale);
                 }
                 cr_assert_eq(memcmp(first.data, other.data, first.n * sizeof(float)), 0,
                              "%s: heads alone differ", describe(&p, k.name));
@@ -286,6 +286,57 @@ Test(attention, paging_and_sharing_keep_bits)
                 output_free(&first);
                 output_free(&other);
                 problem_free(&p);
+            }
+        }
+    }
+}
+
+/* KV heads of one call, few and many query heads each, give the bits of calls of their own. */
+Test(attention, heads_together_keep_bits)
+{
+    enum { N_HEADS = 5, DIM = 24, BLOCK = 16, END = 77, BEGIN = 3 };
+    static const int32_t shared[] = {1, 6, 9, 40};
+    static const int32_t table[] = {3, 0, 4, 1, 2};
+    const int64_t n_kv = (int64_t)COUNT(table) * N_HEADS * BLOCK * DIM;
+    for (int32_t v = 0; v < N_VARIANTS; v++) {
+        struct kernels k;
+        if (!variant_open(&k, &variants[v])) {
+            continue;
+        }
+        for (size_t i = 0; i < COUNT(shared); i++) {
+            for (int type = KV_F32; type <= KV_BF16; type++) {
+                struct rng rng = {500 + i};
+                int32_t n_q = shared[i];
+                size_t n = (size_t)(N_HEADS * n_q * DIM),
+                       bytes = (size_t)n_kv * kv_type_bytes((enum kv_type)type);
+                struct guarded q = guarded_floats(n, DATA_RANDOM, &rng);
+                struct guarded keys = guarded_alloc(bytes), values = guarded_alloc(bytes);
+                struct output together = output_alloc(n), alone = output_alloc(n);
+                struct kv_view kv = {.type = (enum kv_type)type,
+                                     .k = keys.data,
+                                     .v = values.data,
+                                     .block_table = table,
+                                     .block_stride = N_HEADS * BLOCK * DIM,
+                                     .block_size = BLOCK,
+                                     .head_dim = DIM};
+                for (int64_t at = 0; at < n_kv; at++) {
+                    as_type(kv.type, rng_float(&rng), keys.data, at);
+                    as_type(kv.type, rng_float(&rng), values.data, at);
+                }
+                k.attention(together.data, q.data, n_q, &kv, 0, N_HEADS, BEGIN, END, 0.2f);
+                for (int32_t h = 0; h < N_HEADS; h++) {
+                    int64_t at = (int64_t)h * n_q * DIM;
+                    k.attention(alone.data + at, (float *)q.data + at, n_q, &kv, h, h + 1, BEGIN, END, 0.2f);
+                }
+                cr_assert_eq(memcmp(together.data, alone.data, n * sizeof(float)), 0,
+                             "attention %s: %s, %d query heads for each KV head: heads together differ",
+                             k.name, TYPE_NAMES[type], n_q);
+                cr_assert(output_canaries_hold(&together), "attention %s: wrote outside", k.name);
+                guarded_free(&q);
+                guarded_free(&keys);
+                guarded_free(&values);
+                output_free(&together);
+                output_free(&alone);
             }
         }
     }
