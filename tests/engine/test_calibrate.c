@@ -255,7 +255,7 @@ static void whole(const struct plain *p, double *mean, double *second, const str
     raw_moments(mean, second, &chosen);
     double level = level_of(second, in->n_cols);
     for (int32_t col = 0; col < in->n_cols; col++) {
-        second[col] = (chosen.n * second[col] + 4 * level) / (chosen.n + 4);
+        second[col] = (chosen.n * second[col] + 16 * level) / (chosen.n + 16);
     }
 }
 
@@ -694,6 +694,55 @@ Test(calibrate, the_loader_calibrates_what_learns)
             double seconds = 0;
             cr_assert_eq(load(folder, ids, N_IDS, methods[m], &seconds, &err), STATUS_OK, "%s", err.message);
             cr_assert_eq(seconds > 0, m < 2, "%s", quant_method_name(methods[m]));
+        }
+        remove_folder(folder);
+    }
+}
+
+/* FNV-1a over what the quantizer wrote for every linear. */
+static uint64_t quantized_hash(const char *folder, unsigned cpu_flags, int32_t n_threads)
+{
+    int32_t ids[N_IDS];
+    struct engine_options options;
+    struct thread_pool *pool;
+    struct model *model;
+    struct error err = {0};
+    uint64_t hash = 0xcbf29ce484222325u;
+    make_ids(ids, N_IDS);
+    engine_options_init(&options);
+    options.model_dir = folder;
+    options.cpu_flags = cpu_flags;
+    options.calib_ids = ids;
+    options.n_calib_ids = N_IDS;
+    cr_assert_eq(model_bind(&model, &options, &err), STATUS_OK, "%s", err.message);
+    cr_assert_eq(thread_pool_open(&pool, n_threads, &err), STATUS_OK, "%s", err.message);
+    cr_assert_eq(loader_run(model, &options, pool, &err), STATUS_OK, "%s", err.message);
+    for (int64_t i = 0; i < model->n_linears; i++) {
+        const struct linear *linear = &model->linears[i];
+        size_t bytes = quant_matrix_bytes(&options.quant, linear->w.n_rows, linear->w.n_cols);
+        for (size_t at = 0; linear->quantize && at < bytes; at++) {
+            hash = (hash ^ ((const uint8_t *)linear->memory)[at]) * 0x100000001b3u;
+        }
+    }
+    thread_pool_close(pool);
+    model_close(model);
+    return hash;
+}
+
+/* Calibration and quantization together. */
+Test(calibrate, quantized_bits_are_the_same_everywhere)
+{
+    static const unsigned flags[] = {0, CPU_AVX2, CPU_ALL};
+    for (int a = 0; a < 3; a++) {
+        char folder[64];
+        make_model(folder, sizeof folder, architectures[a], 8);
+        uint64_t expected = quantized_hash(folder, CPU_ALL, 1);
+        for (int f = 0; f < 3; f++) {
+            for (int32_t n_threads = 1; n_threads <= 4; n_threads *= 2) {
+                cr_assert_eq(quantized_hash(folder, flags[f], n_threads), expected,
+                             "%s: flags %u and %d threads give other bits", architectures[a], flags[f],
+                             n_threads);
+            }
         }
         remove_folder(folder);
     }
