@@ -367,10 +367,52 @@ static inline void learn_refine_table(float *table, int32_t n_levels, double *ma
     }
 }
 
+/* Writes the row's distinct u in ascending order where the table has room for them all, and returns their
+ * number; n_levels + 1 where there are more, which an ordinary row shows within its first few weights. Values
+ * no further apart than the rounding of w * (1 / s) takes them are one. */
+static inline int32_t learn_few_values(float values[LEARN_LEVELS], const struct learn_row *row)
+{
+    const float same = 4.8e-7f; /* 2^-21: |u| <= 1, and four roundings of 2^-24 on each side */
+    int32_t n = 0;
+    for (int32_t group = 0; group < row->n_tiles * LEARN_LANES; group++) {
+        int64_t first = (int64_t)(group / LEARN_LANES) * row->group_size * LEARN_LANES + group % LEARN_LANES;
+        float inverse = learn_inverse(row->scale[group]);
+        for (int32_t j = 0; j < row->group_size && inverse != 0; j++) {
+            float u = row->w[first + (int64_t)j * LEARN_LANES] * inverse;
+            int32_t k = 0;
+            if (!(row->m[first + (int64_t)j * LEARN_LANES] > 0)) {
+                continue;
+            }
+            while (k < n && values[k] < u - same) {
+                k++;
+            }
+            if (k < n && values[k] <= u + same) {
+                continue;
+            }
+            if (n == row->n_levels) {
+                return n + 1;
+            }
+            memmove(values + k + 1, values + k, (size_t)(n - k) * sizeof *values);
+            values[k] = u;
+            n++;
+        }
+    }
+    return n;
+}
+
+/* A row of few values keeps them all: a bin would make one of those that are nearly equal. */
 static inline void learn_start_table(struct learn_row *row)
 {
     double mass[LEARN_BINS], moment[LEARN_BINS], merged_mass[LEARN_DP_BINS], merged_moment[LEARN_DP_BINS];
     float *table = row->levels.table;
+    int32_t n_values = learn_few_values(table, row);
+    if (n_values <= row->n_levels) {
+        for (int32_t k = n_values; k < row->n_levels; k++) {
+            table[k] = k > 0 ? table[k - 1] : 0.0f;
+        }
+        learn_set_limits(&row->levels, row->n_levels);
+        return;
+    }
     learn_histogram(mass, moment, row);
     int32_t m = learn_merge_bins(merged_mass, merged_moment, mass, moment);
     if (m > row->n_levels) {

@@ -227,7 +227,7 @@ static float largest_magnitude(const float *w, int32_t n)
 {
     float min, max;
     row_range(&min, &max, w, n);
-    return max > -min ? max : -min;
+    return max > -min ? max : 0.0f - min; /* not -0 for a group of zeros */
 }
 
 static void quantize_absmax(const struct quant_row *row, struct row_scratch *s, const float *table)

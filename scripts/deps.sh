@@ -2,7 +2,7 @@
 # Debian 12 or newer, Ubuntu 24.04 or newer (Meson 1.0); elsewhere install the same libraries yourself and these scripts go on.
 
 packages_build="gcc g++ libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libcjson-dev libsentencepiece-dev"
-packages_test="libcriterion-dev python3"
+packages_test="libcriterion-dev python3 python3-numpy"
 
 # install_packages PACKAGE...: installs those that are missing; asks for nothing where all are there.
 install_packages() {
