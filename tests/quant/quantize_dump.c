@@ -125,8 +125,8 @@ static enum status quantize(struct output *out, const struct input *in, const st
     size_t bytes = quant_matrix_bytes(settings, n_rows, n_cols);
     double seconds[MAX_REPEATS];
     if (bytes == SIZE_MAX) {
-        return error_set(err, STATUS_INVALID, "no %s of (%d, %d) in groups of %d",
-                         quant_method_name(settings->method), n_rows, n_cols, settings->group_size);
+        return error_set(err, STATUS_INVALID, "cannot quantize (%d, %d) by %s in groups of %d", n_rows,
+                         n_cols, quant_method_name(settings->method), settings->group_size);
     }
     out->memory = aligned_alloc(64, bytes);
     out->values = malloc((size_t)n_rows * (size_t)n_cols * sizeof(float));

@@ -353,8 +353,8 @@ Test(quant_table, any4_beats_the_paper_everywhere)
     char line[512]; /* whole lines at once: Criterion runs the tests beside each other */
     int used = snprintf(line, sizeof line, "%-14s", "K, g, g:");
     for (int32_t c = 0; c < 12; c++) {
-        used += snprintf(line + used, sizeof line - (size_t)used, " %4d,%d,%d", widths[c / 4],
-                         groups[c % 4][0], groups[c % 3][1]);
+        used += snprintf(line + used, sizeof line - (size_t)used, " %4d,%d,%d", widths[c / 3],
+                         groups[c % 3][0], groups[c % 3][1]);
     }
     fprintf(stderr, "squared error, any4 / any4-paper\n%s\n", line);
     for (int d = 0; d < N_DISTRIBUTIONS; d++) {
