@@ -191,6 +191,28 @@ static inline void learn_choose_tile(float *q, uint8_t *codes, const struct lear
     }
 }
 
+/* Where the last run best starts, for the 16 ends from j: the first i in [low, high) with the largest last[i
+ * - 1] + gain of i .. end. gain: rows LEARN_DP_BINS apart, at column j. Ends that no i suits keep a start of
+ * themselves. */
+typedef void learn_split_fn(float *best, int32_t *start, const float *last, const float *gain, int32_t j,
+                            int32_t low, int32_t high);
+
+static inline void learn_split_tile(float *best, int32_t *start, const float *last, const float *gain,
+                                    int32_t j, int32_t low, int32_t high)
+{
+    for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+        best[lane] = -1;
+        start[lane] = j + lane;
+        for (int32_t i = low; i < high; i++) {
+            float sum = last[i - 1] + gain[i * LEARN_DP_BINS + lane];
+            if (sum > best[lane]) {
+                best[lane] = sum;
+                start[lane] = i;
+            }
+        }
+    }
+}
+
 /* ---- the whole row ---- */
 
 /* Each group's weight of largest magnitude, sign included; of two equal ones the positive. */
@@ -212,13 +234,16 @@ static inline void learn_start_scales(struct learn_row *row)
     }
 }
 
-/* Weighted histogram of u over [-1, 1]: mass[b] = sum m s^2, moment[b] = sum m s w, so that moment / mass is
- * the weighted mean of u in the bin. */
-static inline void learn_histogram(double mass[LEARN_BINS], double moment[LEARN_BINS],
-                                   const struct learn_row *row)
+/* Of a run of weights: mass = sum m s^2, moment = sum m s w, so that moment / mass is the weighted mean of u.
+ */
+struct learn_bin {
+    double mass, moment;
+};
+
+/* Weighted histogram of u over [-1, 1] in bins of equal width. */
+static inline void learn_histogram(struct learn_bin bins[LEARN_BINS], const struct learn_row *row)
 {
-    memset(mass, 0, LEARN_BINS * sizeof *mass);
-    memset(moment, 0, LEARN_BINS * sizeof *moment);
+    memset(bins, 0, LEARN_BINS * sizeof *bins);
     for (int32_t tile = 0; tile < row->n_tiles; tile++) {
         int64_t base = (int64_t)tile * row->group_size * LEARN_LANES;
         const float *scale = row->scale + tile * LEARN_LANES;
@@ -229,18 +254,19 @@ static inline void learn_histogram(double mass[LEARN_BINS], double moment[LEARN_
         for (int32_t j = 0; j < row->group_size; j++) {
             const float *w = row->w + base + j * LEARN_LANES, *m = row->m + base + j * LEARN_LANES;
             int32_t bin[LEARN_LANES];
-            float mss[LEARN_LANES], msw[LEARN_LANES];
+            float add[LEARN_LANES][2];
             for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
                 int32_t b = (int32_t)((w[lane] * inverse[lane] + 1.0f) * (LEARN_BINS / 2));
                 float ms = m[lane] * scale[lane];
                 b = b < 0 ? 0 : b;
                 bin[lane] = b < LEARN_BINS ? b : LEARN_BINS - 1;
-                mss[lane] = ms * scale[lane];
-                msw[lane] = ms * w[lane];
+                add[lane][0] = ms * scale[lane];
+                add[lane][1] = ms * w[lane];
             }
             for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
-                mass[bin[lane]] += mss[lane];
-                moment[bin[lane]] += msw[lane];
+                struct learn_bin *at = &bins[bin[lane]];
+                at->mass += add[lane][0];
+                at->moment += add[lane][1];
             }
         }
     }
@@ -250,28 +276,26 @@ static inline void learn_histogram(double mass[LEARN_BINS], double moment[LEARN_
  * mass evenly and half the range, so that neither a dense core nor a long tail is cut coarsely. Returns how
  * many are left.
  */
-static inline int32_t learn_merge_bins(double merged_mass[LEARN_DP_BINS], double merged_moment[LEARN_DP_BINS],
-                                       const double *mass, const double *moment)
+static inline int32_t learn_merge_bins(struct learn_bin merged[LEARN_DP_BINS], const struct learn_bin *bins)
 {
     double total = 0, sum = 0;
     int32_t m = 0, n_filled = 0, last = -1;
     for (int32_t b = 0; b < LEARN_BINS; b++) {
-        total += mass[b];
-        n_filled += mass[b] > 0;
+        total += bins[b].mass;
+        n_filled += bins[b].mass > 0;
     }
     const double per_mass = total > 0 ? 0.5 * (LEARN_DP_BINS - 1) / total : 0;
     const double per_bin = 0.5 * (LEARN_DP_BINS - 1) / LEARN_BINS;
     for (int32_t b = 0; b < LEARN_BINS; b++) {
-        if (mass[b] > 0) {
+        if (bins[b].mass > 0) {
             int32_t at = n_filled <= LEARN_DP_BINS ? b : (int32_t)(sum * per_mass + b * per_bin);
-            sum += mass[b];
+            sum += bins[b].mass;
             if (at != last) {
                 last = at;
-                merged_mass[m] = mass[b];
-                merged_moment[m++] = moment[b];
+                merged[m++] = bins[b];
             } else {
-                merged_mass[m - 1] += mass[b];
-                merged_moment[m - 1] += moment[b];
+                merged[m - 1].mass += bins[b].mass;
+                merged[m - 1].moment += bins[b].moment;
             }
         }
     }
@@ -279,48 +303,42 @@ static inline int32_t learn_merge_bins(double merged_mass[LEARN_DP_BINS], double
 }
 
 /* The n_levels means of the best cut of m <= LEARN_DP_BINS bins, mass > 0 each, in runs: exact, by dynamic
- * programming over all pairs. D_k(j) = max over i of D_{k-1}(i) + gain(i, j), gain = moment^2 / mass of bins
- * i .. j - 1. */
-static inline void learn_partition(float *table, int32_t n_levels, const double *mass, const double *moment,
-                                   int32_t m)
+ * programming. D_k(j) = max over i of D_{k-1}(i - 1) + gain(i, j), gain = moment^2 / mass of bins i .. j.
+ * Where the last run best starts never falls with another run: that bounds the search from below. */
+static inline void learn_partition(float *table, int32_t n_levels, const struct learn_bin *bins, int32_t m,
+                                   learn_split_fn *split)
 {
-    float gain[LEARN_DP_BINS][LEARN_DP_BINS]; /* [i][j - 1] */
-    float best[2][LEARN_DP_BINS];             /* [j - 1] */
+    float gain[LEARN_DP_BINS][LEARN_DP_BINS]; /* [i][j] */
+    float best[2][LEARN_DP_BINS];             /* [j] */
     int32_t from[LEARN_LEVELS][LEARN_DP_BINS];
     double masses[LEARN_DP_BINS + 1], moments[LEARN_DP_BINS + 1];
+    int32_t padded = (m + LEARN_LANES - 1) / LEARN_LANES * LEARN_LANES;
     masses[0] = moments[0] = 0;
-    for (int32_t j = 0; j < m; j++) {
-        masses[j + 1] = masses[j] + mass[j];
-        moments[j + 1] = moments[j] + moment[j];
+    for (int32_t j = 0; j < padded; j++) { /* nothing behind the last bin */
+        masses[j + 1] = masses[j] + (j < m ? bins[j].mass : 0);
+        moments[j + 1] = moments[j] + (j < m ? bins[j].moment : 0);
     }
     /* Far below the rounding of a mass, but no 0 where one is lost beside a larger one. */
     const float floor = (float)(masses[m] * 1e-12);
     for (int32_t i = 0; i < m; i++) {
-        for (int32_t j = i; j < m; j++) {
+        for (int32_t j = i / LEARN_LANES * LEARN_LANES; j < i; j++) {
+            gain[i][j] = -INFINITY; /* no run ends before it starts */
+        }
+        for (int32_t j = i; j < padded; j++) {
             float q = (float)(masses[j + 1] - masses[i]), d = (float)(moments[j + 1] - moments[i]);
             gain[i][j] = d * d / (q + floor);
         }
     }
     float *last = best[0], *next = best[1];
-    for (int32_t j = 0; j < m; j++) {
+    for (int32_t j = 0; j < padded; j++) {
         last[j] = gain[0][j];
         from[0][j] = 0;
     }
     for (int32_t k = 1; k < n_levels; k++) {
-        int32_t *start = from[k];
-        for (int32_t j = 0; j < m; j++) {
-            next[j] = -1;
-            start[j] = j; /* fewer bins than runs */
-        }
-        for (int32_t i = k; i < m; i++) { /* the last run starts at bin i */
-            const float *row = gain[i];
-            float before = last[i - 1];
-            for (int32_t j = i; j < m; j++) {
-                float sum = before + row[j];
-                int32_t better = sum > next[j];
-                next[j] = better ? sum : next[j];
-                start[j] = better ? i : start[j];
-            }
+        for (int32_t j = 0; j < padded; j += LEARN_LANES) {
+            int32_t low = from[k - 1][j] > k ? from[k - 1][j] : k;
+            int32_t high = j + LEARN_LANES < m ? j + LEARN_LANES : m;
+            split(next + j, from[k] + j, last, &gain[0][j], j, low, high);
         }
         float *swap = last;
         last = next;
@@ -330,30 +348,30 @@ static inline void learn_partition(float *table, int32_t n_levels, const double 
     for (int32_t k = n_levels - 1; k >= 0; k--) {
         int32_t begin = from[k][end - 1];
         double q = masses[end] - masses[begin];
-        table[k] = (float)(q > 0 ? (moments[end] - moments[begin]) / q : moment[begin] / mass[begin]);
+        table[k] =
+            (float)(q > 0 ? (moments[end] - moments[begin]) / q : bins[begin].moment / bins[begin].mass);
         end = begin;
     }
 }
 
-/* Lloyd's rounds over the histogram, from a table that is nearly the best. mass and moment become prefix
- * sums. */
-static inline void learn_refine_table(float *table, int32_t n_levels, double *mass, double *moment)
+/* Lloyd's rounds over the histogram, from a table that is nearly the best. The bins become prefix sums. */
+static inline void learn_refine_table(float *table, int32_t n_levels, struct learn_bin *bins)
 {
     for (int32_t b = 1; b < LEARN_BINS; b++) {
-        mass[b] += mass[b - 1];
-        moment[b] += moment[b - 1];
+        bins[b].mass += bins[b - 1].mass;
+        bins[b].moment += bins[b - 1].moment;
     }
     for (int32_t round = 0; round < LEARN_REFINEMENTS; round++) {
         float next[LEARN_LEVELS];
         double q = 0, d = 0;
         int32_t changed = 0;
         for (int32_t k = 0; k < n_levels; k++) {
-            double q_end = mass[LEARN_BINS - 1], d_end = moment[LEARN_BINS - 1];
+            double q_end = bins[LEARN_BINS - 1].mass, d_end = bins[LEARN_BINS - 1].moment;
             if (k + 1 < n_levels) { /* bins whose middle lies below the limit */
                 int32_t end = (int32_t)((0.5f * (table[k] + table[k + 1]) + 1.0f) * (LEARN_BINS / 2) + 0.5f);
                 end = end < LEARN_BINS ? end : LEARN_BINS;
-                q_end = end > 0 ? mass[end - 1] : 0;
-                d_end = end > 0 ? moment[end - 1] : 0;
+                q_end = end > 0 ? bins[end - 1].mass : 0;
+                d_end = end > 0 ? bins[end - 1].moment : 0;
             }
             next[k] = q_end > q ? (float)((d_end - d) / (q_end - q)) : table[k];
             changed |= next[k] != table[k];
@@ -401,9 +419,9 @@ static inline int32_t learn_few_values(float values[LEARN_LEVELS], const struct 
 }
 
 /* A row of few values keeps them all: a bin would make one of those that are nearly equal. */
-static inline void learn_start_table(struct learn_row *row)
+static inline void learn_start_table(struct learn_row *row, learn_split_fn *split)
 {
-    double mass[LEARN_BINS], moment[LEARN_BINS], merged_mass[LEARN_DP_BINS], merged_moment[LEARN_DP_BINS];
+    struct learn_bin bins[LEARN_BINS], merged[LEARN_DP_BINS];
     float *table = row->levels.table;
     int32_t n_values = learn_few_values(table, row);
     if (n_values <= row->n_levels) {
@@ -413,15 +431,15 @@ static inline void learn_start_table(struct learn_row *row)
         learn_set_limits(&row->levels, row->n_levels);
         return;
     }
-    learn_histogram(mass, moment, row);
-    int32_t m = learn_merge_bins(merged_mass, merged_moment, mass, moment);
+    learn_histogram(bins, row);
+    int32_t m = learn_merge_bins(merged, bins);
     if (m > row->n_levels) {
-        learn_partition(table, row->n_levels, merged_mass, merged_moment, m);
-        learn_refine_table(table, row->n_levels, mass, moment);
+        learn_partition(table, row->n_levels, merged, m, split);
+        learn_refine_table(table, row->n_levels, bins);
     } else {
         for (int32_t k = 0; k < row->n_levels; k++) {
             int32_t b = k < m ? k : m - 1;
-            table[k] = m ? (float)(merged_moment[b] / merged_mass[b]) : 0.0f;
+            table[k] = m ? (float)(merged[b].moment / merged[b].mass) : 0.0f;
         }
     }
     for (int32_t k = 1; k < row->n_levels; k++) { /* rounding may turn two near means around */

@@ -108,6 +108,23 @@ LEARN_INLINE learn_f learn_add_where(learn_mask mask, learn_f sum, learn_f x)
 {
     return _mm512_mask_add_ps(sum, mask, sum, x);
 }
+LEARN_INLINE void learn_store_ints(int32_t *p, learn_code v)
+{
+    _mm512_storeu_si512(p, v);
+}
+LEARN_INLINE learn_code learn_set_int(int32_t x)
+{
+    return _mm512_set1_epi32(x);
+}
+LEARN_INLINE learn_code learn_from(int32_t x) /* x, x + 1, x + 2 ... */
+{
+    return _mm512_add_epi32(_mm512_set1_epi32(x),
+                            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+LEARN_INLINE learn_code learn_select_int(learn_mask mask, learn_code a, learn_code b)
+{
+    return _mm512_mask_blend_epi32(mask, b, a);
+}
 #else
 enum { LEARN_WIDTH = 8 };
 typedef __m256 learn_f;
@@ -216,6 +233,22 @@ LEARN_INLINE learn_f learn_add_where(learn_mask mask, learn_f sum, learn_f x)
 {
     return _mm256_blendv_ps(sum, _mm256_add_ps(sum, x), mask);
 }
+LEARN_INLINE void learn_store_ints(int32_t *p, learn_code v)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, v);
+}
+LEARN_INLINE learn_code learn_set_int(int32_t x)
+{
+    return _mm256_set1_epi32(x);
+}
+LEARN_INLINE learn_code learn_from(int32_t x) /* x, x + 1, x + 2 ... */
+{
+    return _mm256_add_epi32(_mm256_set1_epi32(x), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+LEARN_INLINE learn_code learn_select_int(learn_mask mask, learn_code a, learn_code b)
+{
+    return _mm256_blendv_epi8(b, a, _mm256_castps_si256(mask));
+}
 #endif
 
 LEARN_INLINE learn_f learn_simd_inverse(learn_f scale)
@@ -271,7 +304,7 @@ static inline void learn_simd_assign_tile(uint8_t *codes, const struct learn_lev
 static inline void learn_simd_sum_tile(struct learn_sums *sums, const uint8_t *codes, const float *scale,
                                        const float *w, const float *m, int32_t group_size)
 {
-    enum { AT_ONCE = 4 }; /* levels whose sums stay in registers */
+    enum { AT_ONCE = LEARN_WIDTH / 2 }; /* levels whose sums stay in registers: of 32, or of 16 */
     for (int32_t lane = 0; lane < LEARN_LANES; lane += LEARN_WIDTH) {
         learn_f s = learn_load(scale + lane);
         for (int32_t level = 0; level < LEARN_LEVELS; level += AT_ONCE) {
@@ -330,6 +363,23 @@ static inline void learn_simd_choose_tile(float *q, uint8_t *codes, const struct
         learn_store(q + lane, best);
         learn_simd_assign_lanes(codes + lane, &tree, learn_simd_inverse(learn_mul(best, units)), w + lane,
                                 group_size);
+    }
+}
+
+static inline void learn_simd_split_tile(float *best, int32_t *start, const float *last, const float *gain,
+                                         int32_t j, int32_t low, int32_t high)
+{
+    for (int32_t lane = 0; lane < LEARN_LANES; lane += LEARN_WIDTH) {
+        learn_f largest = learn_set(-1);
+        learn_code at = learn_from(j + lane);
+        for (int32_t i = low; i < high; i++) {
+            learn_f sum = learn_add(learn_set(last[i - 1]), learn_load(gain + i * LEARN_DP_BINS + lane));
+            learn_mask better = learn_gt(sum, largest);
+            largest = learn_select(better, sum, largest);
+            at = learn_select_int(better, learn_set_int(i), at);
+        }
+        learn_store(best + lane, largest);
+        learn_store_ints(start + lane, at);
     }
 }
 

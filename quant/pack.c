@@ -40,7 +40,8 @@ static inline void pack_block(uint8_t *restrict out, const uint8_t *restrict cod
     }
 }
 
-static inline void unpack_block(uint8_t *restrict codes, const uint8_t *restrict packed, const int32_t code_bits)
+static inline void unpack_block(uint8_t *restrict codes, const uint8_t *restrict packed,
+                                const int32_t code_bits)
 {
     if (code_bits == 4) {
         for (int32_t i = 0; i < HALF; i++) {
@@ -62,7 +63,8 @@ static inline void unpack_block(uint8_t *restrict codes, const uint8_t *restrict
     }
 }
 
-static inline void pack_blocks(uint8_t *restrict out, const uint8_t *restrict codes, int32_t n_cols, const int32_t code_bits)
+static inline void pack_blocks(uint8_t *restrict out, const uint8_t *restrict codes, int32_t n_cols,
+                               const int32_t code_bits)
 {
     for (; n_cols >= ANY4_BLOCK_COLS; n_cols -= ANY4_BLOCK_COLS) {
         pack_block(out, codes, code_bits);

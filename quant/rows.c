@@ -99,7 +99,7 @@ static void quantize_learned(const struct quant_row *row, struct row_scratch *s)
     const int64_t stride = (int64_t)r.group_size * LEARN_LANES;
     fill_tiles(s->tiles, row, inverse);
     learn_start_scales(&r);
-    learn_start_table(&r);
+    learn_start_table(&r, TILE(split));
     for (int32_t round = 0; round < LEARN_ROUNDS; round++) {
         struct learn_sums sums = {0};
         if (row->loss) {

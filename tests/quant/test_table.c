@@ -182,7 +182,7 @@ Test(quant_table, histogram_loses_less_than_half_a_percent)
             }
             struct tiled t = tile_row(w, importance, K, G, ROW_LEVELS);
             learn_start_scales(&t.row);
-            learn_start_table(&t.row);
+            learn_start_table(&t.row, learn_split_tile);
             double error = learn_loss(&t.row), least = exact_error(&t.row, &s, K);
             worst = fmax(worst, error / least);
             found += error;
