@@ -1,6 +1,6 @@
 /* The learned table of our any4, any3 and any2 (format ANY4_LUT_INT8): the algorithm for one row, in plain
- * inline C11 and C++17, without allocation and libm. This is the specification; quant/learn_simd.h does the
- * same arithmetic on 16 groups at once and gives the same bits.
+ * inline C11 and C++17, without allocation and of libm only what is exact. This is the specification;
+ * quant/learn_simd.h does the same arithmetic on 16 groups at once and gives the same bits.
  *
  * Minimised is sum over columns of m_j (w_hat_j - w_j)^2, m_j = E[x_j^2] of the calibration text (or 1): the
  * expected squared error of the row's product with x, inputs taken as uncorrelated. Three kinds of unknowns,
@@ -32,11 +32,11 @@
 enum {
     LEARN_LANES = 16,
     LEARN_LEVELS = ANY4_MAX_TABLE,
-    LEARN_BINS = 1024,       /* of the histogram */
+    LEARN_BINS = 512,        /* of the histogram */
     LEARN_DP_BINS = 128,     /* of the dynamic programme: neighbours of the histogram's, put together */
-    LEARN_REFINEMENTS = 20,  /* rounds of Lloyd's over the histogram after it */
-    LEARN_SEARCH_ROUNDS = 2, /* rounds with a search for scales */
-    LEARN_ROUNDS = 4,
+    LEARN_REFINEMENTS = 8,   /* rounds of Lloyd's over the histogram after it */
+    LEARN_SEARCH_ROUNDS = 1, /* rounds with a search for scales */
+    LEARN_ROUNDS = 2,
     LEARN_MAX_Q = 127, /* of int8 scales and tables */
 };
 
@@ -98,7 +98,21 @@ static inline float learn_inverse(float scale)
     return scale != 0 ? 1.0f / scale : 0.0f;
 }
 
-/* ---- the four steps over a tile: what learn_simd.h replaces ---- */
+/* ---- the steps over a tile: what learn_simd.h replaces ---- */
+
+/* Each lane's weight of largest magnitude, sign included; of two equal ones the positive. */
+static inline void learn_peak_tile(float *scale, const float *w, int32_t group_size)
+{
+    for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+        float low = 0, high = 0;
+        for (int32_t j = 0; j < group_size; j++) {
+            float value = w[j * LEARN_LANES + lane];
+            low = low > value ? value : low;
+            high = value > high ? value : high;
+        }
+        scale[lane] = high >= 0.0f - low ? high : low;
+    }
+}
 
 /* Replaces each lane's scale by the least squares scale for the best of scale * {1, factors}: best is the
  * largest (sum m w t)^2 / sum m t^2, by which the loss falls below sum m w^2. The first of equals wins. */
@@ -115,8 +129,8 @@ static inline void learn_search_tile(float *scale, const struct learn_levels *le
                 float value = w[j * LEARN_LANES + lane];
                 float t = levels->table[learn_nearest(levels, value * inverse)];
                 float mt = m[j * LEARN_LANES + lane] * t;
-                wt += mt * value;
-                tt += mt * t;
+                wt = fmaf(mt, value, wt);
+                tt = fmaf(mt, t, tt);
             }
             float fitted = tt > 0 ? wt / tt : 0;
             float gain = wt * fitted;
@@ -214,25 +228,6 @@ static inline void learn_split_tile(float *best, int32_t *start, const float *la
 }
 
 /* ---- the whole row ---- */
-
-/* Each group's weight of largest magnitude, sign included; of two equal ones the positive. */
-static inline void learn_start_scales(struct learn_row *row)
-{
-    for (int32_t tile = 0; tile < row->n_tiles; tile++) {
-        const float *w = row->w + (int64_t)tile * row->group_size * LEARN_LANES;
-        float low[LEARN_LANES] = {0}, high[LEARN_LANES] = {0};
-        for (int32_t j = 0; j < row->group_size; j++) {
-            for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
-                float value = w[j * LEARN_LANES + lane];
-                low[lane] = value < low[lane] ? value : low[lane];
-                high[lane] = value > high[lane] ? value : high[lane];
-            }
-        }
-        for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
-            row->scale[tile * LEARN_LANES + lane] = high[lane] >= -low[lane] ? high[lane] : low[lane];
-        }
-    }
-}
 
 /* Of a run of weights: mass = sum m s^2, moment = sum m s w, so that moment / mass is the weighted mean of u.
  */

@@ -34,6 +34,10 @@ LEARN_INLINE learn_f learn_sub(learn_f a, learn_f b)
 {
     return _mm512_sub_ps(a, b);
 }
+LEARN_INLINE learn_f learn_fma(learn_f a, learn_f b, learn_f c) /* a b + c, rounded once */
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
 LEARN_INLINE learn_f learn_mul(learn_f a, learn_f b)
 {
     return _mm512_mul_ps(a, b);
@@ -108,6 +112,22 @@ LEARN_INLINE learn_f learn_add_where(learn_mask mask, learn_f sum, learn_f x)
 {
     return _mm512_mask_add_ps(sum, mask, sum, x);
 }
+LEARN_INLINE learn_mask learn_ge(learn_f a, learn_f b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+}
+LEARN_INLINE learn_mask learn_less(learn_code a, learn_code b)
+{
+    return _mm512_cmplt_epi32_mask(a, b);
+}
+LEARN_INLINE learn_mask learn_and(learn_mask a, learn_mask b)
+{
+    return a & b;
+}
+LEARN_INLINE learn_mask learn_or(learn_mask a, learn_mask b)
+{
+    return a | b;
+}
 LEARN_INLINE void learn_store_ints(int32_t *p, learn_code v)
 {
     _mm512_storeu_si512(p, v);
@@ -149,6 +169,10 @@ LEARN_INLINE learn_f learn_add(learn_f a, learn_f b)
 LEARN_INLINE learn_f learn_sub(learn_f a, learn_f b)
 {
     return _mm256_sub_ps(a, b);
+}
+LEARN_INLINE learn_f learn_fma(learn_f a, learn_f b, learn_f c) /* a b + c, rounded once */
+{
+    return _mm256_fmadd_ps(a, b, c);
 }
 LEARN_INLINE learn_f learn_mul(learn_f a, learn_f b)
 {
@@ -233,6 +257,22 @@ LEARN_INLINE learn_f learn_add_where(learn_mask mask, learn_f sum, learn_f x)
 {
     return _mm256_blendv_ps(sum, _mm256_add_ps(sum, x), mask);
 }
+LEARN_INLINE learn_mask learn_ge(learn_f a, learn_f b)
+{
+    return _mm256_cmp_ps(a, b, _CMP_GE_OQ);
+}
+LEARN_INLINE learn_mask learn_less(learn_code a, learn_code b)
+{
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a));
+}
+LEARN_INLINE learn_mask learn_and(learn_mask a, learn_mask b)
+{
+    return _mm256_and_ps(a, b);
+}
+LEARN_INLINE learn_mask learn_or(learn_mask a, learn_mask b)
+{
+    return _mm256_or_ps(a, b);
+}
 LEARN_INLINE void learn_store_ints(int32_t *p, learn_code v)
 {
     _mm256_storeu_si256((__m256i *)(void *)p, v);
@@ -270,8 +310,8 @@ static inline void learn_simd_search_tile(float *scale, const struct learn_level
                 learn_f value = learn_load(w + at);
                 learn_f t = learn_level(&tree, learn_find(&tree, learn_mul(value, inverse)));
                 learn_f mt = learn_mul(learn_load(m + at), t);
-                wt = learn_add(wt, learn_mul(mt, value));
-                tt = learn_add(tt, learn_mul(mt, t));
+                wt = learn_fma(mt, value, wt);
+                tt = learn_fma(mt, t, tt);
             }
             learn_f fitted = learn_keep(learn_gt(tt, learn_set(0)), learn_div(wt, tt));
             learn_f gain = learn_mul(wt, fitted);
@@ -366,20 +406,119 @@ static inline void learn_simd_choose_tile(float *q, uint8_t *codes, const struct
     }
 }
 
+/* In SPLIT_CHAINS chains, i mod SPLIT_CHAINS, so that comparisons need not wait for each other; of equal sums
+ * the smaller i wins, as in the plain order. */
 static inline void learn_simd_split_tile(float *best, int32_t *start, const float *last, const float *gain,
                                          int32_t j, int32_t low, int32_t high)
 {
+    enum { SPLIT_CHAINS = 4 };
     for (int32_t lane = 0; lane < LEARN_LANES; lane += LEARN_WIDTH) {
-        learn_f largest = learn_set(-1);
-        learn_code at = learn_from(j + lane);
-        for (int32_t i = low; i < high; i++) {
-            learn_f sum = learn_add(learn_set(last[i - 1]), learn_load(gain + i * LEARN_DP_BINS + lane));
-            learn_mask better = learn_gt(sum, largest);
-            largest = learn_select(better, sum, largest);
-            at = learn_select_int(better, learn_set_int(i), at);
+        learn_f largest[SPLIT_CHAINS];
+        learn_code at[SPLIT_CHAINS];
+        int32_t i = low;
+        for (int32_t c = 0; c < SPLIT_CHAINS; c++) {
+            largest[c] = learn_set(-1);
+            at[c] = learn_from(j + lane);
         }
-        learn_store(best + lane, largest);
-        learn_store_ints(start + lane, at);
+        for (; high - i >= SPLIT_CHAINS; i += SPLIT_CHAINS) {
+            for (int32_t c = 0; c < SPLIT_CHAINS; c++) {
+                const float *row = gain + (i + c) * LEARN_DP_BINS + lane;
+                learn_f sum = learn_add(learn_set(last[i + c - 1]), learn_load(row));
+                learn_mask better = learn_gt(sum, largest[c]);
+                largest[c] = learn_select(better, sum, largest[c]);
+                at[c] = learn_select_int(better, learn_set_int(i + c), at[c]);
+            }
+        }
+        for (; i < high; i++) { /* behind all that chain 0 has seen */
+            learn_f sum = learn_add(learn_set(last[i - 1]), learn_load(gain + i * LEARN_DP_BINS + lane));
+            learn_mask better = learn_gt(sum, largest[0]);
+            largest[0] = learn_select(better, sum, largest[0]);
+            at[0] = learn_select_int(better, learn_set_int(i), at[0]);
+        }
+        for (int32_t step = SPLIT_CHAINS / 2; step >= 1; step /= 2) {
+            for (int32_t c = 0; c < step; c++) {
+                learn_f other = largest[c + step];
+                learn_mask earlier = learn_and(learn_ge(other, largest[c]), learn_less(at[c + step], at[c]));
+                learn_mask better = learn_or(learn_gt(other, largest[c]), earlier);
+                largest[c] = learn_select(better, other, largest[c]);
+                at[c] = learn_select_int(better, at[c + step], at[c]);
+            }
+        }
+        learn_store(best + lane, largest[0]);
+        learn_store_ints(start + lane, at[0]);
+    }
+}
+
+/* out[j] = values[codes[j]] for whole registers of j; returns how many. values: (16). */
+LEARN_INLINE int32_t learn_simd_look_up(float *out, const float *values, const uint8_t *codes, int32_t n)
+{
+    struct learn_levels levels = {{0}, {0}};
+    memcpy(levels.table, values, sizeof levels.table);
+    const struct learn_tree tree = learn_tree_init(&levels);
+    int32_t j = 0;
+    for (; n - j >= LEARN_WIDTH; j += LEARN_WIDTH) {
+        learn_store(out + j, learn_level(&tree, learn_load_codes(codes + j)));
+    }
+    return j;
+}
+
+/* out[lane * stride + j] = in[j * 16 + lane] for j, lane < 16. Four times every pair of rows 8 apart is
+ * interleaved bytewise, which turns the index (j, lane), 4 bits each, by one bit. */
+LEARN_INLINE void learn_simd_transpose(uint8_t *out, int64_t stride, const uint8_t *in)
+{
+    __m128i rows[2][16];
+    for (int32_t j = 0; j < 16; j++) {
+        rows[0][j] = _mm_loadu_si128((const __m128i *)(const void *)(in + 16 * j));
+    }
+    for (int32_t turn = 0; turn < 4; turn++) {
+        const __m128i *from = rows[turn % 2];
+        __m128i *to = rows[1 - turn % 2];
+        for (int32_t j = 0; j < 8; j++) {
+            to[2 * j] = _mm_unpacklo_epi8(from[j], from[j + 8]);
+            to[2 * j + 1] = _mm_unpackhi_epi8(from[j], from[j + 8]);
+        }
+    }
+    for (int32_t lane = 0; lane < 16; lane++) {
+        _mm_storeu_si128((__m128i *)(void *)(out + lane * stride), rows[0][lane]);
+    }
+}
+
+/* out[j * 16 + lane] = in[lane * stride + j] * factor for j, lane < 8. */
+LEARN_INLINE void learn_simd_transpose_floats(float *out, const float *in, int64_t stride, float factor)
+{
+    __m256 rows[2][8];
+    for (int32_t lane = 0; lane < 8; lane++) {
+        rows[0][lane] = _mm256_mul_ps(_mm256_loadu_ps(in + lane * stride), _mm256_set1_ps(factor));
+    }
+    for (int32_t pair = 0; pair < 8; pair += 2) { /* two lanes of the same j side by side */
+        rows[1][pair] = _mm256_unpacklo_ps(rows[0][pair], rows[0][pair + 1]);
+        rows[1][pair + 1] = _mm256_unpackhi_ps(rows[0][pair], rows[0][pair + 1]);
+    }
+    for (int32_t four = 0; four < 8; four += 4) { /* four */
+        for (int32_t half = 0; half < 2; half++) {
+            __m256 a = rows[1][four + half], b = rows[1][four + 2 + half];
+            rows[0][four + 2 * half] = _mm256_shuffle_ps(a, b, 0x44);
+            rows[0][four + 2 * half + 1] = _mm256_shuffle_ps(a, b, 0xee);
+        }
+    }
+    for (int32_t j = 0; j < 4; j++) { /* eight: j of the low halves, j + 4 of the high ones */
+        __m256 a = rows[0][j], b = rows[0][j + 4];
+        _mm256_storeu_ps(out + j * LEARN_LANES, _mm256_permute2f128_ps(a, b, 0x20));
+        _mm256_storeu_ps(out + (j + 4) * LEARN_LANES, _mm256_permute2f128_ps(a, b, 0x31));
+    }
+}
+
+static inline void learn_simd_peak_tile(float *scale, const float *w, int32_t group_size)
+{
+    for (int32_t lane = 0; lane < LEARN_LANES; lane += LEARN_WIDTH) {
+        learn_f low = learn_set(0), high = learn_set(0);
+        for (int32_t at = lane; at < group_size * LEARN_LANES; at += LEARN_LANES) {
+            learn_f value = learn_load(w + at);
+            low = learn_select(learn_gt(low, value), value, low);
+            high = learn_select(learn_gt(value, high), value, high);
+        }
+        learn_f negative = learn_sub(learn_set(0), low);
+        learn_store(scale + lane, learn_select(learn_ge(high, negative), high, low));
     }
 }
 

@@ -49,20 +49,27 @@ static float unit_of(const float *w, int32_t n, float *inverse)
     return unit;
 }
 
-static void fill_tiles(float *tiles, const struct quant_row *row, float factor)
+static void fill_tile(float *tile, const struct quant_row *row, int32_t first, float factor)
 {
-    for (int32_t first = 0; first < row->n_groups; first += LEARN_LANES) {
-        for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
-            int32_t begin = (first + lane) * row->group_size;
-            int32_t n = begin < row->n_cols ? row_group_columns(row, begin) : 0, j = 0;
-            for (; j < n; j++) {
-                tiles[j * LEARN_LANES + lane] = row->w[begin + j] * factor;
-            }
-            for (; j < row->group_size; j++) {
-                tiles[j * LEARN_LANES + lane] = 0;
+#ifdef __AVX2__
+    if (row->n_cols - first >= row->group_size * LEARN_LANES) {
+        for (int32_t lane = 0; lane < LEARN_LANES; lane += 8) {
+            for (int32_t j = 0; j < row->group_size; j += 8) {
+                const float *w = row->w + first + lane * row->group_size + j;
+                learn_simd_transpose_floats(tile + j * LEARN_LANES + lane, w, row->group_size, factor);
             }
         }
-        tiles += row->group_size * LEARN_LANES;
+        return;
+    }
+#endif
+    for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+        int32_t begin = first + lane * row->group_size, j = 0;
+        for (; j < row->group_size && begin + j < row->n_cols; j++) {
+            tile[j * LEARN_LANES + lane] = row->w[begin + j] * factor;
+        }
+        for (; j < row->group_size; j++) {
+            tile[j * LEARN_LANES + lane] = 0;
+        }
     }
 }
 
@@ -84,6 +91,26 @@ static float round_table(struct learn_row *r, int8_t *table)
     return largest;
 }
 
+/* A tile's codes to their places in the row. */
+static void store_codes(const struct quant_row *row, int32_t tile, const uint8_t *codes)
+{
+    int32_t tile_columns = row->group_size * LEARN_LANES, first = tile * tile_columns;
+#ifdef __AVX2__
+    if (row->n_cols - first >= tile_columns) {
+        for (int32_t j = 0; j < row->group_size; j += LEARN_LANES) {
+            learn_simd_transpose(row->codes + first + j, row->group_size, codes + j * LEARN_LANES);
+        }
+        return;
+    }
+#endif
+    for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+        int32_t begin = first + lane * row->group_size;
+        for (int32_t j = 0; j < row->group_size && begin + j < row->n_cols; j++) {
+            row->codes[begin + j] = codes[j * LEARN_LANES + lane];
+        }
+    }
+}
+
 static void quantize_learned(const struct quant_row *row, struct row_scratch *s)
 {
     float inverse, unit = unit_of(row->w, row->n_cols, &inverse);
@@ -97,8 +124,10 @@ static void quantize_learned(const struct quant_row *row, struct row_scratch *s)
         .n_levels = 1 << row->code_bits,
     };
     const int64_t stride = (int64_t)r.group_size * LEARN_LANES;
-    fill_tiles(s->tiles, row, inverse);
-    learn_start_scales(&r);
+    for (int32_t tile = 0; tile < r.n_tiles; tile++) {
+        fill_tile(s->tiles + tile * stride, row, (int32_t)(tile * stride), inverse);
+        TILE(peak)(r.scale + tile * LEARN_LANES, r.w + tile * stride, r.group_size);
+    }
     learn_start_table(&r, TILE(split));
     for (int32_t round = 0; round < LEARN_ROUNDS; round++) {
         struct learn_sums sums = {0};
@@ -112,10 +141,14 @@ static void quantize_learned(const struct quant_row *row, struct row_scratch *s)
             TILE(search)
             (scale, &r.levels, w, m, r.group_size, LEARN_FACTORS,
              round < LEARN_SEARCH_ROUNDS ? LEARN_N_FACTORS : 0);
-            TILE(assign)(codes, &r.levels, scale, w, r.group_size);
-            TILE(sum)(&sums, codes, scale, w, m, r.group_size);
+            if (round + 1 < LEARN_ROUNDS) {
+                TILE(assign)(codes, &r.levels, scale, w, r.group_size);
+                TILE(sum)(&sums, codes, scale, w, m, r.group_size);
+            }
         }
-        learn_fit_table(&r, &sums);
+        if (round + 1 < LEARN_ROUNDS) { /* the last table is the one that the last scales were fitted to */
+            learn_fit_table(&r, &sums);
+        }
     }
     if (row->loss) {
         row->loss[LEARN_ROUNDS] = learn_loss(&r) * unit * unit;
@@ -137,15 +170,12 @@ static void quantize_learned(const struct quant_row *row, struct row_scratch *s)
         (q, codes, &r.levels, r.scale + tile * LEARN_LANES, step, r.w + tile * stride, r.m + tile * stride,
          r.group_size);
         for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
-            int32_t group = tile * LEARN_LANES + lane, begin = group * row->group_size;
+            int32_t group = tile * LEARN_LANES + lane;
             if (group < row->n_groups) {
-                int32_t n = row_group_columns(row, begin);
                 row->group_scales[group] = (int8_t)q[lane];
-                for (int32_t j = 0; j < n; j++) {
-                    row->codes[begin + j] = codes[j * LEARN_LANES + lane];
-                }
             }
         }
+        store_codes(row, tile, codes);
     }
 }
 
@@ -272,12 +302,30 @@ static void quantize_mx4(const struct quant_row *row, struct row_scratch *s)
 
 /* ---- what the stored row stands for, and how far that is off ---- */
 
+/* out[j] = values[codes[j]] */
+static inline void look_up(float *out, const float *values, const uint8_t *codes, int32_t n, int32_t n_levels)
+{
+    int32_t j = 0;
+#ifdef __AVX2__
+    if (n_levels <= LEARN_LEVELS) {
+        j = learn_simd_look_up(out, values, codes, n);
+    }
+#endif
+    (void)n_levels;
+    for (; j < n; j++) {
+        out[j] = values[codes[j]];
+    }
+}
+
 static void dequantize(float *w_hat, const struct quant_row *row)
 {
     int32_t n_levels = 1 << row->code_bits;
     for (int32_t begin = 0, group = 0; begin < row->n_cols; begin += row->group_size, group++) {
         int32_t n = row_group_columns(row, begin);
         float values[256];
+        for (int32_t k = n_levels; k < LEARN_LEVELS; k++) { /* whole registers are read */
+            values[k] = 0;
+        }
         if (row->table) {
             for (int32_t k = 0; k < n_levels; k++) {
                 values[k] = *row->row_scale * (float)(row->group_scales[group] * row->table[k]);
@@ -290,36 +338,58 @@ static void dequantize(float *w_hat, const struct quant_row *row)
                 values[k] = scale * level + zero;
             }
         }
-        for (int32_t j = begin; j < begin + n; j++) {
-            w_hat[j] = values[row->codes[j]];
-        }
+        look_up(w_hat + begin, values, row->codes + begin, n, n_levels);
     }
 }
 
+typedef double measure_lanes __attribute__((vector_size(MEASURE_LANES * sizeof(double))));
+
+/* Not a function: a vector as a result needs one calling convention per instruction set. */
+#define LOAD_LANES(out, p)                                                                                   \
+    do {                                                                                                     \
+        typedef float floats __attribute__((vector_size(MEASURE_LANES * sizeof(float))));                    \
+        floats loaded;                                                                                       \
+        memcpy(&loaded, (p), sizeof loaded);                                                                 \
+        (out) = __builtin_convertvector(loaded, measure_lanes);                                              \
+    } while (0)
+
 static void measure(double out[4], const float *w, const float *w_hat, const float *second, int32_t n_cols)
 {
-    double sums[4][MEASURE_LANES] = {{0}};
-    for (int32_t begin = 0; begin < n_cols; begin += MEASURE_LANES) {
-        double d[MEASURE_LANES] = {0}, v[MEASURE_LANES] = {0}, m[MEASURE_LANES] = {0};
-        int32_t n = n_cols - begin < MEASURE_LANES ? n_cols - begin : MEASURE_LANES;
-        for (int32_t l = 0; l < n; l++) {
-            v[l] = w[begin + l];
-            d[l] = (double)w_hat[begin + l] - v[l];
-            m[l] = second ? second[begin + l] : 1.0;
+    measure_lanes energies = {0}, errors = {0}, weighted_energies = {0}, weighted_errors = {0};
+    for (int32_t j = 0; j < n_cols; j += MEASURE_LANES) {
+        float tail[3][MEASURE_LANES] = {{0}};
+        const float *at[3] = {w + j, w_hat + j, second ? second + j : NULL};
+        if (n_cols - j < MEASURE_LANES) {
+            for (int32_t i = 0; i < 3; i++) {
+                if (at[i]) {
+                    memcpy(tail[i], at[i], (size_t)(n_cols - j) * sizeof(float));
+                    at[i] = tail[i];
+                }
+            }
         }
-        for (int32_t l = 0; l < MEASURE_LANES; l++) {
-            double energy = v[l] * v[l], error = d[l] * d[l];
-            sums[0][l] += energy;
-            sums[1][l] += error;
-            sums[2][l] += energy * m[l];
-            sums[3][l] += error * m[l];
+        measure_lanes v, d, m;
+        LOAD_LANES(v, at[0]);
+        LOAD_LANES(d, at[1]);
+        d -= v;
+        measure_lanes energy = v * v, error = d * d;
+        energies += energy;
+        errors += error;
+        if (second) {
+            LOAD_LANES(m, at[2]);
+            energy *= m;
+            error *= m;
         }
+        weighted_energies += energy;
+        weighted_errors += error;
     }
     for (int32_t i = 0; i < 4; i++) {
         out[i] = 0;
-        for (int32_t l = 0; l < MEASURE_LANES; l++) {
-            out[i] += sums[i][l];
-        }
+    }
+    for (int32_t l = 0; l < MEASURE_LANES; l++) {
+        out[0] += energies[l];
+        out[1] += errors[l];
+        out[2] += weighted_energies[l];
+        out[3] += weighted_errors[l];
     }
 }
 

@@ -5,7 +5,7 @@
 void row_cxx_check(struct learn_row *row, struct row_scratch *scratch);
 void row_cxx_check(struct learn_row *row, struct row_scratch *scratch)
 {
-    learn_start_scales(row);
+    learn_peak_tile(row->scale, row->w, row->group_size);
     learn_start_table(row, learn_split_tile);
     row_sort(scratch, 1);
 }

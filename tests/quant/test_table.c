@@ -181,7 +181,10 @@ Test(quant_table, histogram_loses_less_than_half_a_percent)
                 importance[j] = (float)exp(rows_normal(&state));
             }
             struct tiled t = tile_row(w, importance, K, G, ROW_LEVELS);
-            learn_start_scales(&t.row);
+            for (int32_t tile = 0; tile < t.row.n_tiles; tile++) {
+                learn_peak_tile(t.row.scale + tile * LEARN_LANES, t.row.w + (int64_t)tile * G * LEARN_LANES,
+                                G);
+            }
             learn_start_table(&t.row, learn_split_tile);
             double error = learn_loss(&t.row), least = exact_error(&t.row, &s, K);
             worst = fmax(worst, error / least);
