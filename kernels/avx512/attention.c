@@ -5,7 +5,8 @@
  * The keys and values of many sequences come from memory, and one head's part of a block is as small as a
  * page: the processor's own prefetcher learns each too late. So all heads of a chunk are taken before the
  * next chunk, for they lie side by side, and while one is computed the next one's keys and values are
- * fetched: 40 % of the time at 64 sequences of 80 positions, where they fill the caches (AMD Zen 5). */
+ * fetched. 64 sequences of 80 positions then take 0.47 instead of 1.31 ms (5 layers, 2 threads of AMD Zen 5).
+ */
 #include "kernels/avx512/avx512.h"
 #include "kernels/avx512/simd.h"
 
