@@ -274,7 +274,8 @@ Test(quant_invariants, few_values_come_back_within_rounding)
     }
 }
 
-/* The same where an int8 table has the values exactly: float rounding alone is left. */
+/* The same where an int8 table has the values exactly: what is left is the rounding of a group's scale, two
+ * sums of 32 terms. */
 Test(quant_invariants, few_values_are_exact_where_they_are_representable)
 {
     for (int32_t c = 0; c < N_INT8_LEARNED * 50; c++) {
@@ -285,7 +286,7 @@ Test(quant_invariants, few_values_are_exact_where_they_are_representable)
         }
         double error = palette_error(learned[c % N_INT8_LEARNED].method, palette,
                                      learned[c % N_INT8_LEARNED].n_values, (uint64_t)c);
-        cr_expect_leq(error, 4 * FLT_EPSILON, "%s, trial %d: %g",
+        cr_expect_leq(error, 32 * FLT_EPSILON, "%s, trial %d: %g",
                       quant_method_name(learned[c % N_INT8_LEARNED].method), c, error);
     }
 }
