@@ -50,12 +50,10 @@ FORCE_INLINE __m256 load_bf16(const void *base, int64_t at, int32_t left)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_halves(base, at, left)), 16));
 }
 
-/* The same for int8. */
-FORCE_INLINE __m256 load_i8(const int8_t *base, int64_t at, int32_t left)
+/* Eight int8 as f32. */
+FORCE_INLINE __m256 load_i8(const int8_t *base, int64_t at)
 {
-    int8_t bytes[LANES] = {0};
-    memcpy(bytes, base + at, (size_t)(left < LANES ? left : LANES));
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)bytes)));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(base + at))));
 }
 
 FORCE_INLINE void store_f32(float *out, __m256 v, int32_t left)

@@ -28,6 +28,11 @@ FORCE_INLINE const uint8_t *row_codes(const struct any4_matrix *w, int32_t row)
     return w->codes + (size_t)row * w->row_bytes;
 }
 
+FORCE_INLINE __m512i lane_numbers(void)
+{
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
 /* The row's table as f32, without scales, repeated until it fills the lanes. */
 FORCE_INLINE __m512 row_table(const struct any4_matrix *w, int32_t row, const enum any4_kind kind,
                               const int32_t bits)
@@ -36,33 +41,40 @@ FORCE_INLINE __m512 row_table(const struct any4_matrix *w, int32_t row, const en
         return _mm512_setzero_ps(); /* has none */
     }
     const int32_t n = 1 << bits;
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     int64_t at = (int64_t)row * n;
     __m512 table =
         kind == ANY4_LUT ? load_bf16(w->lut, at, lanes_mask(n)) : load_i8(w->table, at, lanes_mask(n));
-    return bits == 4 ? table : _mm512_permutexvar_ps(_mm512_and_si512(lane, _mm512_set1_epi32(n - 1)), table);
+    return bits == 4
+               ? table
+               : _mm512_permutexvar_ps(_mm512_and_si512(lane_numbers(), _mm512_set1_epi32(n - 1)), table);
 }
 
-/* Scale and zero point of the group that each of a chunk's blocks belongs to, as f32. */
-struct chunk_scales {
+/* A group is 2^this blocks. */
+FORCE_INLINE int32_t group_shift(const struct any4_matrix *w)
+{
+    return w->group_size == 32 ? 0 : w->group_size == 64 ? 1 : 2;
+}
+
+/* Scale and zero point of each of a chunk's blocks, as f32: those of its group. */
+struct scales {
     float scale[CHUNK_BLOCKS], zero[CHUNK_BLOCKS];
 };
 
 /* Of the chunk that starts at column begin, which is a multiple of CHUNK_COLS. */
-FORCE_INLINE void load_scales(struct chunk_scales *out, const struct any4_matrix *w, int32_t row,
-                              int32_t begin, const enum any4_kind kind)
+FORCE_INLINE void load_scales(struct scales *out, const struct any4_matrix *w, int32_t row, int32_t begin,
+                              const enum any4_kind kind)
 {
-    const __m512i block = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    int32_t group = begin / w->group_size;
-    __m512i index = _mm512_srli_epi32(block, w->group_size == 32 ? 0 : w->group_size == 64 ? 1 : 2);
-    __mmask16 mask = lanes_mask(w->n_groups - group);
-    int64_t at = (int64_t)row * w->n_groups + group;
+    static_assert((int)CHUNK_BLOCKS == (int)LANES, "a chunk's scales are one register");
+    const int32_t first = begin / w->group_size;
+    __m512i group = _mm512_srlv_epi32(lane_numbers(), _mm512_set1_epi32(group_shift(w)));
+    __mmask16 mask = lanes_mask(w->n_groups - first);
+    int64_t at = (int64_t)row * w->n_groups + first;
     __m512 scale =
         kind == ANY4_LUT_INT8 ? load_i8(w->group_scales, at, mask) : load_bf16(w->scales, at, mask);
-    _mm512_storeu_ps(out->scale, _mm512_permutexvar_ps(index, scale));
+    _mm512_storeu_ps(out->scale, _mm512_permutexvar_ps(group, scale));
     if (kind != ANY4_LUT_INT8) {
         __m512 zero = w->zeros ? load_bf16(w->zeros, at, mask) : _mm512_setzero_ps();
-        _mm512_storeu_ps(out->zero, _mm512_permutexvar_ps(index, zero));
+        _mm512_storeu_ps(out->zero, _mm512_permutexvar_ps(group, zero));
     }
 }
 
@@ -77,15 +89,14 @@ FORCE_INLINE void load_codes(__m512i codes[2], const uint8_t *block, const int32
         codes[0] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)block));
         codes[1] = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(block + LANES)));
     } else {
-        /* Bytes 0..7 twice, one a lane: columns 0..7 are their bits 0 and 1, 8..15 bits 2 and 3, and so on.
-         */
+        /* Bytes 0..7 twice, one a lane: columns 0..7 are their bits 0 and 1, 8..15 bits 2 and 3 and so on */
         const __m512i shifts = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
         uint64_t low;
         memcpy(&low, block, sizeof low);
         __m512i bytes = _mm512_cvtepu8_epi32(_mm_set1_epi64x((int64_t)low));
         codes[0] = _mm512_srlv_epi32(bytes, shifts);
         codes[1] = _mm512_srli_epi32(codes[0], 4);
-        if (bits == 3) { /* bit i of the block's last word to bit 2 of lane i, below it the two low bits */
+        if (bits == 3) { /* bit i of the block's last word becomes bit 2 of lane i */
             const __m512i turn =
                 _mm512_setr_epi32(2, 1, 0, 31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19);
             const __m512i three = _mm512_set1_epi32(3), half = _mm512_set1_epi32(LANES);
@@ -100,31 +111,42 @@ FORCE_INLINE void load_codes(__m512i codes[2], const uint8_t *block, const int32
     }
 }
 
-/* The 32 weights of a block (ANY4_LUT_INT8: without the row's scale). The products of scale with table or
- * code are exact in f32 (two bf16, two int8, or bf16 and 8 bits), so the FMA rounds as the scalar does. */
-FORCE_INLINE void decode_block(__m512 weights[2], const uint8_t *block, __m512 table,
-                               const struct chunk_scales *scales, int32_t at, const enum any4_kind kind,
-                               const int32_t bits)
+/* What decodes a block's codes: its group's weights (ANY4_LUT_INT8: without the row's scale), or for
+ * ANY4_LINEAR scale and zero point. */
+struct decoder {
+    __m512 table;
+    __m512 scale, zero;
+};
+
+/* The products of scale with table or code are exact in f32 (two bf16, two int8, or bf16 and 8 bits), so the
+ * FMA rounds as the scalar does. */
+FORCE_INLINE struct decoder block_decoder(__m512 table, const struct scales *scales, int32_t block,
+                                          const enum any4_kind kind)
+{
+    struct decoder d = {.scale = _mm512_set1_ps(scales->scale[block])};
+    if (kind == ANY4_LUT_INT8) {
+        d.table = _mm512_mul_ps(table, d.scale);
+    } else {
+        d.zero = _mm512_set1_ps(scales->zero[block]);
+        d.table = kind == ANY4_LUT ? _mm512_fmadd_ps(table, d.scale, d.zero) : table;
+    }
+    return d;
+}
+
+/* The 32 weights of a block. */
+FORCE_INLINE void decode_block(__m512 weights[2], const uint8_t *block, struct decoder d,
+                               const enum any4_kind kind, const int32_t bits)
 {
     __m512i codes[2];
     load_codes(codes, block, bits);
-    __m512 scale = _mm512_set1_ps(scales->scale[at]);
-    if (kind == ANY4_LUT_INT8) {
-        table = _mm512_mul_ps(table, scale);
-    } else {
-        __m512 zero = _mm512_set1_ps(scales->zero[at]);
+    for (int32_t i = 0; i < 2; i++) {
         if (kind == ANY4_LINEAR) {
-            const __m512i middle = _mm512_set1_epi32(1 << (bits - 1));
-            for (int32_t i = 0; i < 2; i++) {
-                __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(codes[i], middle));
-                weights[i] = _mm512_fmadd_ps(value, scale, zero);
-            }
-            return;
+            __m512i value = _mm512_sub_epi32(codes[i], _mm512_set1_epi32(1 << (bits - 1)));
+            weights[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(value), d.scale, d.zero);
+        } else {
+            weights[i] = _mm512_permutexvar_ps(codes[i], d.table);
         }
-        table = _mm512_fmadd_ps(table, scale, zero);
     }
-    weights[0] = _mm512_permutexvar_ps(codes[0], table);
-    weights[1] = _mm512_permutexvar_ps(codes[1], table);
 }
 
 /* y[r] = the lanes of sum[r] for rows row + r, r < n_rows <= TILE_ROWS, times the rows' scales if there are
@@ -150,35 +172,57 @@ FORCE_INLINE __m512 load_stored(enum any4_kind kind, const uint8_t *row, int32_t
                               : load_bf16(row, col, mask);
 }
 
+FORCE_INLINE int32_t chunk_end(const struct any4_matrix *w, int32_t begin)
+{
+    return w->n_cols - begin < CHUNK_COLS ? w->n_cols : begin + CHUNK_COLS;
+}
+
+/* Asks for the codes and scales of a chunk; without it a product with one vector waits for memory, for the
+ * hardware's own prefetchers follow neither several rows at once nor one row into the next. A prefetch of an
+ * address behind the matrix does nothing: hence integers, where pointers must stay inside. Rows
+ * shorter than a chunk lie so close that the hardware copes. */
+FORCE_INLINE void prefetch_chunk(const struct any4_matrix *w, int32_t row, int32_t begin,
+                                 const enum any4_kind kind, const int32_t bits)
+{
+    if (w->n_cols < CHUNK_COLS) {
+        return;
+    }
+    uintptr_t codes = (uintptr_t)w->codes + (size_t)row * w->row_bytes + (size_t)begin / 8 * (size_t)bits;
+    for (int32_t byte = 0; byte < CHUNK_COLS / 8 * bits; byte += 64) {
+        _mm_prefetch((const char *)(codes + (size_t)byte), _MM_HINT_T0);
+    }
+    size_t at = (size_t)row * (size_t)w->n_groups + (size_t)(begin / w->group_size);
+    if (kind == ANY4_LUT_INT8) {
+        _mm_prefetch((const char *)((uintptr_t)w->group_scales + at), _MM_HINT_T0);
+    } else {
+        _mm_prefetch((const char *)((uintptr_t)w->scales + at * sizeof *w->scales), _MM_HINT_T0);
+        if (w->zeros) {
+            _mm_prefetch((const char *)((uintptr_t)w->zeros + at * sizeof *w->zeros), _MM_HINT_T0);
+        }
+    }
+}
+
 FORCE_INLINE void coded_gemv_rows(float *y, const struct any4_matrix *w, const float *x, int32_t row,
                                   const enum any4_kind kind, const int32_t bits, const int32_t n_rows)
 {
-    __m512 sum[TILE_ROWS], table[TILE_ROWS];
+    __m512 sum[TILE_ROWS], table[TILE_ROWS], weights[2];
     const uint8_t *codes[TILE_ROWS];
-    struct chunk_scales scales[TILE_ROWS];
+    struct scales scales[TILE_ROWS];
     for (int32_t r = 0; r < n_rows; r++) {
         sum[r] = _mm512_setzero_ps();
         table[r] = row_table(w, row + r, kind, bits);
         codes[r] = row_codes(w, row + r);
     }
     for (int32_t begin = 0; begin < w->n_cols; begin += CHUNK_COLS) {
-        int32_t left = w->n_cols - begin < CHUNK_COLS ? w->n_cols - begin : CHUNK_COLS, at = 0;
+        int32_t left = chunk_end(w, begin) - begin, block = 0;
         for (int32_t r = 0; r < n_rows; r++) {
             load_scales(&scales[r], w, row + r, begin, kind);
-            if (kind == ANY4_LUT_INT8) {
-                _mm_prefetch((const char *)w->group_scales + ((int64_t)row + r + TILE_ROWS) * w->n_groups +
-                                 begin / w->group_size,
-                             _MM_HINT_T0);
-            }
-            for (int32_t line = 0; line < CHUNK_BLOCKS * (int32_t)any4_block_bytes(bits); line += 64) {
-                _mm_prefetch((const char *)codes[r] + TILE_ROWS * w->row_bytes + line, _MM_HINT_T0);
-            }
+            prefetch_chunk(w, row + r + TILE_ROWS, begin, kind, bits);
         }
-        for (; left >= ANY4_BLOCK_COLS; left -= ANY4_BLOCK_COLS, at++) {
+        for (; left >= ANY4_BLOCK_COLS; left -= ANY4_BLOCK_COLS, block++) {
             __m512 x_low = _mm512_loadu_ps(x), x_high = _mm512_loadu_ps(x + LANES);
             for (int32_t r = 0; r < n_rows; r++) {
-                __m512 weights[2];
-                decode_block(weights, codes[r], table[r], &scales[r], at, kind, bits);
+                decode_block(weights, codes[r], block_decoder(table[r], &scales[r], block, kind), kind, bits);
                 sum[r] = _mm512_fmadd_ps(weights[0], x_low, sum[r]);
                 sum[r] = _mm512_fmadd_ps(weights[1], x_high, sum[r]);
                 codes[r] += any4_block_bytes(bits);
@@ -187,10 +231,10 @@ FORCE_INLINE void coded_gemv_rows(float *y, const struct any4_matrix *w, const f
         }
         if (left) { /* the end of the row: codes are padded to whole blocks, x is not */
             __mmask16 low = lanes_mask(left), high = lanes_mask(left - LANES);
-            __m512 x_low = _mm512_maskz_loadu_ps(low, x), x_high = _mm512_maskz_loadu_ps(high, x + LANES);
+            __m512 x_low = _mm512_maskz_loadu_ps(low, x);
+            __m512 x_high = high ? _mm512_maskz_loadu_ps(high, x + LANES) : _mm512_setzero_ps();
             for (int32_t r = 0; r < n_rows; r++) {
-                __m512 weights[2];
-                decode_block(weights, codes[r], table[r], &scales[r], at, kind, bits);
+                decode_block(weights, codes[r], block_decoder(table[r], &scales[r], block, kind), kind, bits);
                 sum[r] = _mm512_mask3_fmadd_ps(weights[0], x_low, sum[r], low);
                 sum[r] = _mm512_mask3_fmadd_ps(weights[1], x_high, sum[r], high);
             }
@@ -301,13 +345,14 @@ FORCE_INLINE void decode_coded(struct decoded *out, const struct any4_matrix *w,
 {
     const uint8_t *codes = row_codes(w, row) + begin / ANY4_BLOCK_COLS * any4_block_bytes(bits);
     __m512 table = row_table(w, row, kind, bits);
-    struct chunk_scales scales;
+    struct scales scales;
     load_scales(&scales, w, row, begin, kind);
-    for (int32_t at = 0; begin + at * ANY4_BLOCK_COLS < end; at++) {
+    prefetch_chunk(w, row + TILE_ROWS, begin, kind, bits);
+    for (int32_t block = 0; begin + block * ANY4_BLOCK_COLS < end; block++) {
         __m512 weights[2];
-        decode_block(weights, codes, table, &scales, at, kind, bits);
-        out->weights[2 * at][r] = weights[0];
-        out->weights[2 * at + 1][r] = weights[1];
+        decode_block(weights, codes, block_decoder(table, &scales, block, kind), kind, bits);
+        out->weights[2 * block][r] = weights[0];
+        out->weights[2 * block + 1][r] = weights[1];
         codes += any4_block_bytes(bits);
     }
 }
