@@ -1,7 +1,8 @@
 # The one list of packages that any4 needs, and how they get installed. Sourced by serve.sh and test.sh.
 # Debian 12 or newer, Ubuntu 24.04 or newer (Meson 1.0); elsewhere install the same libraries yourself and these scripts go on.
 
-packages_build="gcc g++ libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libcjson-dev libsentencepiece-dev"
+packages_build="gcc g++ libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libcjson-dev libsentencepiece-dev
+libxxhash-dev"
 packages_test="libcriterion-dev python3 python3-numpy"
 
 # install_packages PACKAGE...: installs those that are missing; asks for nothing where all are there.

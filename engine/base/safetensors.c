@@ -27,9 +27,8 @@ static const int64_t header_nodes = (int64_t)SAFETENSORS_MAX_TENSORS * 18 + (1 <
 static const int64_t index_nodes = (int64_t)SAFETENSORS_MAX_TENSORS * 2 + (1 << 16);
 
 struct mapping {
-    const char *path; /* owned */
+    struct safetensors_file file; /* its path is owned */
     unsigned char *bytes;
-    size_t n_bytes;
     struct safetensors_header *header;
 };
 
@@ -177,14 +176,28 @@ static enum status parse_entry(struct tensor *tensor, const cJSON *entry, uint64
     return status;
 }
 
-static enum status check_metadata(const cJSON *metadata, const char *path, struct error *err)
+/* Checks it and adds its size. */
+static enum status measure_metadata(const cJSON *metadata, int64_t *n_pairs, size_t *n_bytes,
+                                    const char *path, struct error *err)
 {
     bool ok = cJSON_IsObject(metadata);
     for (const cJSON *item = ok ? metadata->child : NULL; ok && item; item = item->next) {
-        ok = cJSON_IsString(item);
+        if ((ok = cJSON_IsString(item))) {
+            *n_bytes += strlen(item->string) + strlen(item->valuestring) + 2;
+            ++*n_pairs;
+        }
     }
     return ok ? STATUS_OK
               : error_set(err, STATUS_BAD_MODEL, "%s: __metadata__ is not an object of strings", path);
+}
+
+/* Copies text to *end and moves that behind it. */
+static const char *keep(char **end, const char *text)
+{
+    size_t n = strlen(text) + 1;
+    const char *copy = memcpy(*end, text, n);
+    *end += n;
+    return copy;
 }
 
 static int compare_begins(const void *a, const void *b)
@@ -230,12 +243,15 @@ static enum status check_tiling(const struct safetensors_header *header, uint64_
 static enum status parse_entries(struct safetensors_header *header, const cJSON *root, uint64_t data_bytes,
                                  const char *path, struct error *err)
 {
-    int64_t n_tensors = 0;
+    int64_t n_tensors = 0, n_metadata = 0;
     size_t name_bytes = 0;
+    enum status status;
     for (const cJSON *item = root->child; item; item = item->next) {
         if (strcmp(item->string, "__metadata__") != 0) {
             n_tensors++;
             name_bytes += strlen(item->string) + 1;
+        } else if ((status = measure_metadata(item, &n_metadata, &name_bytes, path, err))) {
+            return status;
         }
     }
     if (n_tensors > SAFETENSORS_MAX_TENSORS) {
@@ -243,30 +259,29 @@ static enum status parse_entries(struct safetensors_header *header, const cJSON 
                          (long long)n_tensors, (int)SAFETENSORS_MAX_TENSORS);
     }
     header->tensors = calloc((size_t)n_tensors + 1, sizeof *header->tensors);
+    header->metadata = calloc((size_t)n_metadata + 1, sizeof *header->metadata);
     header->names = malloc(name_bytes + 1);
-    if (!header->tensors || !header->names) {
+    if (!header->tensors || !header->metadata || !header->names) {
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory for %lld tensors", path,
                          (long long)n_tensors);
     }
-    char *name = header->names;
+    char *end = header->names;
     for (const cJSON *item = root->child; item; item = item->next) {
-        enum status status;
         if (strcmp(item->string, "__metadata__") == 0) {
-            status = check_metadata(item, path, err);
-        } else {
-            struct tensor *tensor = &header->tensors[header->n_tensors++];
-            size_t n = strlen(item->string) + 1;
-            memcpy(name, item->string, n);
-            tensor->name = name;
-            name += n;
-            status = parse_entry(tensor, item, data_bytes, path, err);
+            for (const cJSON *pair = item->child; pair; pair = pair->next) {
+                header->metadata[header->n_metadata++] =
+                    (struct safetensors_pair){keep(&end, pair->string), keep(&end, pair->valuestring)};
+            }
+            continue;
         }
-        if (status) {
+        struct tensor *tensor = &header->tensors[header->n_tensors++];
+        tensor->name = keep(&end, item->string);
+        if ((status = parse_entry(tensor, item, data_bytes, path, err))) {
             return status;
         }
     }
     qsort(header->tensors, (size_t)n_tensors, sizeof *header->tensors, compare_begins);
-    enum status status = check_tiling(header, data_bytes, path, err);
+    status = check_tiling(header, data_bytes, path, err);
     qsort(header->tensors, (size_t)n_tensors, sizeof *header->tensors, compare_names);
     return status;
 }
@@ -323,19 +338,41 @@ void safetensors_header_close(struct safetensors_header *header)
 {
     if (header) {
         free(header->tensors);
+        free(header->metadata);
         free(header->names);
         free(header);
     }
 }
 
+const struct tensor *safetensors_header_find(const struct safetensors_header *header, const char *name)
+{
+    const struct tensor key = {.name = name};
+    return bsearch(&key, header->tensors, (size_t)header->n_tensors, sizeof key, compare_names);
+}
+
+const char *safetensors_header_metadata(const struct safetensors_header *header, const char *key)
+{
+    for (int64_t i = 0; i < header->n_metadata; i++) {
+        if (strcmp(header->metadata[i].key, key) == 0) {
+            return header->metadata[i].value;
+        }
+    }
+    return NULL;
+}
+
 /* ---- one file ---- */
+
+static int64_t nanoseconds(struct timespec t)
+{
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
 
 static enum status mapping_open(struct mapping *file, const char *path, struct error *err)
 {
     enum status status = STATUS_OK;
     struct stat info;
-    file->path = strdup(path);
-    if (!file->path) {
+    file->file.path = strdup(path);
+    if (!file->file.path) {
         return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", path);
     }
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -360,7 +397,9 @@ static enum status mapping_open(struct mapping *file, const char *path, struct e
         goto cleanup;
     }
     file->bytes = bytes;
-    file->n_bytes = n_bytes;
+    file->file.n_bytes = n_bytes;
+    file->file.mtime_ns = nanoseconds(info.st_mtim);
+    file->file.ctime_ns = nanoseconds(info.st_ctim);
     uint64_t header_bytes = 0;
     for (int i = LENGTH_WORD - 1; i >= 0; i--) {
         header_bytes = header_bytes << 8 | file->bytes[i];
@@ -378,7 +417,7 @@ static enum status mapping_open(struct mapping *file, const char *path, struct e
     for (int64_t i = 0; !status && i < file->header->n_tensors; i++) {
         struct tensor *tensor = &file->header->tensors[i];
         tensor->data = data + tensor_begin(tensor);
-        tensor->path = file->path;
+        tensor->path = file->file.path;
     }
 cleanup:
     if (fd >= 0) {
@@ -453,9 +492,9 @@ void safetensors_close(struct safetensors *st)
         struct mapping *file = &st->files[f];
         safetensors_header_close(file->header);
         if (file->bytes) {
-            munmap(file->bytes, file->n_bytes);
+            munmap(file->bytes, file->file.n_bytes);
         }
-        free((char *)file->path);
+        free((char *)file->file.path);
     }
     free(st->files);
     free(st->tensors);
@@ -655,6 +694,24 @@ const struct tensor *safetensors_find(const struct safetensors *st, const char *
 {
     const struct tensor key = {.name = name};
     return bsearch(&key, st->tensors, (size_t)st->n_tensors, sizeof key, compare_names);
+}
+
+int32_t safetensors_n_files(const struct safetensors *st)
+{
+    return st->n_files;
+}
+
+const struct safetensors_file *safetensors_file(const struct safetensors *st, int32_t index)
+{
+    assert(index >= 0 && index < st->n_files);
+    return &st->files[index].file;
+}
+
+bool safetensors_file_unchanged(const struct safetensors_file *file, int fd)
+{
+    struct stat info;
+    return fstat(fd, &info) == 0 && (size_t)info.st_size == file->n_bytes &&
+           nanoseconds(info.st_mtim) == file->mtime_ns && nanoseconds(info.st_ctim) == file->ctime_ns;
 }
 
 void safetensors_drop(const struct safetensors *st, const struct tensor *tensor)

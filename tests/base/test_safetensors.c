@@ -1,5 +1,6 @@
 /* The safetensors reader on files built here: good ones, every malformed kind, random flips. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -320,4 +321,67 @@ Test(safetensors, fixtures)
             safetensors_close(st);
         }
     }
+}
+
+Test(safetensors, formats_what_it_reads)
+{
+    const struct safetensors_pair metadata[] = {{"format", "x"}, {"a \"key\"\n", "\xc3\xa9\\"}};
+    struct tensor tensors[] = {
+        {.name = "z\"", .dtype_name = "BF16", .n_dims = 2, .shape = {3, 5}, .n_bytes = 30},
+        {.name = "b", .dtype_name = "F32", .n_dims = 0, .n_bytes = 4},
+        {.name = "a",
+         .dtype_name = "U8",
+         .n_dims = 2,
+         .shape = {1, (int64_t)1 << 60},
+         .n_bytes = (size_t)1 << 60},
+    };
+    struct safetensors_header *header;
+    char *text;
+    size_t n;
+    uint64_t word;
+    cr_assert_eq(safetensors_header_format(&text, &n, tensors, 3, metadata, 2, 4096, &err), STATUS_OK);
+    memcpy(&word, text, sizeof word);
+    cr_assert(n % 4096 == 0 && word == n - 8);
+    cr_assert_eq(safetensors_header_parse(&header, text + 8, n - 8, 34 + ((uint64_t)1 << 60), "f", &err),
+                 STATUS_OK, "%s", err.message);
+    cr_assert(header->n_tensors == 3 && header->n_metadata == 2);
+    cr_assert_str_eq(safetensors_header_metadata(header, "a \"key\"\n"), "\xc3\xa9\\");
+    cr_assert_null(safetensors_header_metadata(header, "z\""));
+    const struct tensor *z = safetensors_header_find(header, "z\""),
+                        *a = safetensors_header_find(header, "a");
+    cr_assert(z && z->dtype == DTYPE_BF16 && z->shape[0] == 3 && z->shape[1] == 5 && !z->data);
+    cr_assert(a && (uintptr_t)a->data == 34 && a->n_bytes == (size_t)1 << 60);
+    cr_assert_null(safetensors_header_find(header, "c"));
+    safetensors_header_close(header);
+    free(text);
+    cr_assert_eq(safetensors_header_format(&text, &n, NULL, 0, NULL, 0, 64, &err), STATUS_OK);
+    cr_assert(n == 64 && !memcmp(text + 8, "{}      ", 8));
+    free(text);
+}
+
+Test(safetensors, tells_a_changed_file)
+{
+    struct safetensors *st;
+    struct timespec times[2] = {{.tv_sec = 1000000000, .tv_nsec = 123456789},
+                                {.tv_sec = 1000000000, .tv_nsec = 5}};
+    write_file(path, "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2);
+    cr_assert_eq(utimensat(AT_FDCWD, path, times, 0), 0);
+    cr_assert_eq(safetensors_open_file(&st, path, &err), STATUS_OK, "%s", err.message);
+    cr_assert_eq(safetensors_n_files(st), 1);
+    const struct safetensors_file *file = safetensors_file(st, 0);
+    struct stat info;
+    int fd = open(path, O_RDWR);
+    cr_assert(fstat(fd, &info) == 0 && file->n_bytes == (size_t)info.st_size);
+    cr_assert_str_eq(file->path, path);
+    cr_assert_eq(file->mtime_ns, 1000000000 * (int64_t)1000000000 + 5);
+    cr_assert(safetensors_file_unchanged(file, fd));
+    times[1].tv_nsec++;
+    cr_assert_eq(futimens(fd, times), 0);
+    cr_assert(!safetensors_file_unchanged(file, fd));
+    usleep(20000);      /* the system's clock for files may tick slowly */
+    times[1].tv_nsec--; /* whoever sets the time back is found by the system's own */
+    cr_assert_eq(futimens(fd, times), 0);
+    cr_assert(!safetensors_file_unchanged(file, fd));
+    close(fd);
+    safetensors_close(st);
 }

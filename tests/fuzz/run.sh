@@ -1,11 +1,11 @@
 #!/bin/sh
 # Builds the libFuzzer targets and runs each for COUNT executions (default one million):
-#   tests/fuzz/run.sh [COUNT] [TARGET...]        targets: json config safetensors tokenizer detokenizer request
+#   tests/fuzz/run.sh [COUNT] [TARGET...]        targets: json config safetensors cache tokenizer detokenizer request
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 count=${1:-1000000}
 [ $# -gt 0 ] && shift
-[ $# -gt 0 ] || set -- json config safetensors tokenizer detokenizer request
+[ $# -gt 0 ] || set -- json config safetensors cache tokenizer detokenizer request
 build=${FUZZ_BUILD:-$root/build-fuzz}
 [ -d "$build" ] || CC=clang CXX=clang++ meson setup "$build" "$root" -Dfuzz=true -Dcuda=disabled
 for target in "$@"; do

@@ -1,0 +1,22 @@
+/* 128-bit checksums (XXH3): against damage and for names of content, not against an adversary. */
+#ifndef ENGINE_BASE_HASH_H
+#define ENGINE_BASE_HASH_H
+
+#include <stddef.h>
+
+struct hash {
+    unsigned char bytes[16]; /* the same on every machine */
+};
+
+enum { HASH_TEXT_BYTES = 33 }; /* as hexadecimal digits, terminated */
+
+struct hash hash_bytes(const void *bytes, size_t n);
+
+/* *hash becomes the hash of itself, n and the bytes: what is added part by part differs from the same bytes
+ * cut elsewhere. Begin with a zeroed one. */
+void hash_add(struct hash *hash, const void *bytes, size_t n);
+void hash_add_text(struct hash *hash, const char *text);
+
+void hash_text(char out[HASH_TEXT_BYTES], const struct hash *hash);
+
+#endif
