@@ -16,7 +16,7 @@ RUN . scripts/deps.sh && build_in /build server/any4 --buildtype=release -Dtests
 
 FROM scratch AS cpu
 COPY --from=build /image/ /
-ENV ANY4_HOST=0.0.0.0 ANY4_PORT=8080
+ENV ANY4_HOST=0.0.0.0 ANY4_PORT=8080 ANY4_QUANT_CACHE=/cache
 # Any user works: nothing is written but the cache volume.
 USER 10001:10001
 VOLUME ["/cache"]

@@ -10,6 +10,7 @@
 #include "engine/forward.h"
 #include "engine/loader.h"
 #include "engine/memory_plan.h"
+#include "engine/model_cache.h"
 #include "engine/report.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
@@ -341,7 +342,9 @@ enum status engine_open(struct engine **out, const struct engine_options *option
     }
     fill_info(e, &plan);
     e->options.calib_ids = NULL; /* the caller's, read while loading */
+    e->options.quant_cache = NULL;
     quant_report_log(&e->report, &e->info, options->quant_report);
+    model_cache_start_write(e->model->cache);
     *out = e;
     return STATUS_OK;
 }
@@ -503,4 +506,9 @@ const struct engine_info *engine_get_info(const struct engine *engine)
 const struct quant_report *engine_get_quantization(const struct engine *engine)
 {
     return &engine->report;
+}
+
+void engine_wait_cache(struct engine *engine, struct engine_cache_result *out)
+{
+    model_cache_wait(engine->model->cache, out);
 }

@@ -38,6 +38,9 @@ struct engine_options {
     const int32_t *calib_ids; /* (n_calib_ids) tokens of the calibration text, BOS first; NULL: none. Read
                                  while opening. */
     int32_t n_calib_ids;
+    const char
+        *quant_cache;  /* folder of quantized models, made when needed; NULL: off. Read while opening. */
+    bool verify_cache; /* read the model's files whole to know them, whatever their times say */
     enum quant_report_level quant_report; /* default off */
     double quant_max_error; /* relative weighted error of a tensor that is refused when exceeded; 0: none */
     int32_t n_threads;      /* 0: physical cores */
@@ -165,11 +168,25 @@ struct engine_info {
                              * stored when none is quantized */
     int64_t code_bits, table_bits, quantized_weights;
     double quant_error_mean, quant_error_p95, quant_error_max; /* as in struct quant_report */
-    const char *quant_cache; /* what became of the cache of quantized models: "off" */
+    const char *quant_cache;  /* what became of the cache of quantized models: "off", "hit", "miss", or
+                                 "rebuilt":  there was a file, damaged or of other weights */
+    const char *cache_path;   /* of a hit, else "" */
+    const char *cache_reason; /* why it is rebuilt, else "" */
     double load_seconds, quantize_seconds;
     double calibrate_seconds; /* 0: not calibrated */
 };
 const struct engine_info *engine_get_info(const struct engine *engine);
+
+/* What a start without a hit writes for the next one is written while requests are served already; closing
+ * stops that. This waits until it is done, and tells how it went or, after a hit, what was found. */
+struct engine_cache_result {
+    enum status status; /* STATUS_UNAVAILABLE: there is no cache, or it was stopped */
+    char message[512];  /* why it could not be written */
+    const char *path;   /* until the engine is closed */
+    size_t n_bytes;     /* of the file */
+    double seconds;     /* that it took to read or write */
+};
+void engine_wait_cache(struct engine *engine, struct engine_cache_result *out); /* out may be NULL */
 
 /* How one linear layer came out. Errors are relative: sqrt(sum of squared errors / sum of squares), for the
  * tensor with each column weighted as it was for quantizing. */

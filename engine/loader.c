@@ -12,6 +12,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/calibrate.h"
+#include "engine/model_cache.h"
 
 enum { HUGE_PAGE_BYTES = 2 << 20 };
 
@@ -144,7 +145,9 @@ static enum status load_linear(struct loading *loading, struct linear *linear,
     settings.cpu_flags = loading->options->cpu_flags;
     const struct tensor *tensor = linear->source;
     enum status status;
-    if (linear->quantize) {
+    if (linear->w.codes) {
+        /* from the cache */
+    } else if (linear->quantize) {
         size_t bytes = quant_matrix_bytes(&settings, linear->w.n_rows, linear->w.n_cols);
         linear->memory = bytes == SIZE_MAX ? NULL : place(bytes);
         if (!linear->memory) {
@@ -235,7 +238,11 @@ enum status loader_run(struct model *model, const struct engine_options *options
         status = check_finite(model->embedding, pool, err);
         safetensors_drop(model->tensors, model->embedding);
     }
-    if (!status && options->n_calib_ids && quant_weighting_of(&options->quant) != QUANT_WEIGHTING_NONE) {
+    if (!status) {
+        model->cache = model_cache_open(model, options, pool);
+    }
+    if (!status && !model_cache_is_hit(model->cache) && options->n_calib_ids &&
+        quant_weighting_of(&options->quant) != QUANT_WEIGHTING_NONE) {
         status = load_calibrated(&loading, err);
     } else {
         for (int64_t i = 0; !status && i < model->n_linears; i++) {

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/model_cache.h"
+
 /* State of one binding: the flat array of linears is filled in loading order. */
 struct binder {
     struct model *model;
@@ -346,6 +348,7 @@ void model_close(struct model *model)
         free(model->linears[i].memory);
         free(model->linears[i].bias);
     }
+    model_cache_close(model->cache);
     free(model->linears);
     free(model->experts);
     free(model->layers);

@@ -53,6 +53,7 @@ struct model {
     double quantize_seconds;
     double calibrate_seconds; /* without what was loaded meanwhile; 0: not calibrated */
     double load_seconds;
+    struct model_cache *cache; /* what quantized linears may point into; NULL without one */
 };
 
 /* Reads config and headers of options->model_dir and binds every tensor. Errors (STATUS_BAD_MODEL,

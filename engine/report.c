@@ -7,6 +7,7 @@
 
 #include "engine/base/log.h"
 #include "engine/memory_plan.h"
+#include "engine/model_cache.h"
 
 static const char *kind_name(enum any4_kind kind)
 {
@@ -181,8 +182,8 @@ void engine_info_fill(struct engine_info *info, const struct model *model, const
         .quant_error_mean = report->mean,
         .quant_error_p95 = report->p95,
         .quant_error_max = report->max,
-        .quant_cache = "off",
     };
+    model_cache_describe(model->cache, info);
     for (int64_t i = 0; i < model->n_linears; i++) {
         const struct linear *linear = &model->linears[i];
         if (!linear->quantize) {

@@ -13,6 +13,10 @@
 #include "engine/base/thread_pool.h"
 #include "quant/any4.h"
 
+/* Raised with every change that gives the same weights, settings and text other bits, in calibration too:
+ * files of an earlier one are not used any more. */
+enum { QUANT_VERSION = 1 };
+
 enum quant_method {
     QUANT_NONE,       /* weights as stored, same call path */
     QUANT_ANY4,       /* learned table and scales (quant/learn.h): the default */

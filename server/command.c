@@ -204,9 +204,11 @@ static void print_info(const struct engine_info *info, bool json)
     print_figures(&out, figures, sizeof figures / sizeof figures[0], json);
     const char *method = quant_method_name(info->method);
     if (json) {
-        buffer_printf(&out, ",\"quant\":\"%s\",\"kernels\":\"%s\"}\n", method, info->kernels);
+        buffer_printf(&out, ",\"quant\":\"%s\",\"kernels\":\"%s\",\"cache\":\"%s\"}\n", method, info->kernels,
+                      info->quant_cache);
     } else {
-        buffer_printf(&out, "%-28s %s\n%-28s %s\n", "format", method, "kernels", info->kernels);
+        buffer_printf(&out, "%-28s %s\n%-28s %s\n%-28s %s\n", "format", method, "kernels", info->kernels,
+                      "cache", info->quant_cache);
     }
     fputs(buffer_string(&out), stdout);
     buffer_finish(&out);

@@ -266,6 +266,36 @@ static enum status apply_one(struct config *config, int32_t i, const char *text,
     return STATUS_OK;
 }
 
+/* A folder below the one that a variable names; relative ones there mean nothing. NULL without it. */
+static char *below(const char *variable, const char *rest)
+{
+    const char *base = getenv(variable);
+    char *path = NULL;
+    return base && *base == '/' && asprintf(&path, "%s/%s", base, rest) >= 0 ? path : NULL;
+}
+
+/* "~" is the shell's word, but a config file has none. */
+static enum status find_cache_folder(struct config *config, struct error *err)
+{
+    const char *text = config->quant_cache;
+    free(config->cache_folder);
+    config->cache_folder = NULL;
+    if (!*text) {
+        return error_set(err, STATUS_INVALID, "quant_cache is empty, must be a folder, auto or off");
+    }
+    if (!strcmp(text, "auto")) {
+        config->cache_folder = below("XDG_CACHE_HOME", "any4");
+        if (!config->cache_folder) {
+            config->cache_folder = below("HOME", ".cache/any4");
+        }
+    } else if (!strncmp(text, "~/", 2)) {
+        config->cache_folder = below("HOME", text + 2);
+    } else if (strcmp(text, "off") && !(config->cache_folder = strdup(text))) {
+        return error_set(err, STATUS_NO_MEMORY, "out of memory for settings");
+    }
+    return STATUS_OK;
+}
+
 enum status config_apply(struct config *config, struct error *err)
 {
     for (int32_t i = 0; i < config_n_keys; i++) {
@@ -276,7 +306,7 @@ enum status config_apply(struct config *config, struct error *err)
             return config->origins[i] == ORIGIN_FILE && path ? error_prefix(err, path) : status;
         }
     }
-    return STATUS_OK;
+    return find_cache_folder(config, err);
 }
 
 enum status config_read_json(struct config *config, const char *text, size_t length, struct error *err)
@@ -493,5 +523,6 @@ void config_finish(struct config *config)
     for (int32_t i = 0; i < config_n_keys; i++) {
         free(config->values[i]);
     }
+    free(config->cache_folder);
     *config = (struct config){0};
 }

@@ -23,10 +23,11 @@ enum {
     CONFIG_FOR_VERSION = 1 << 7,
     CONFIG_FOR_BENCH_DECODE = 1 << 8,
     CONFIG_FOR_BENCH_QUANTIZE = 1 << 9,
+    CONFIG_FOR_QUANTIZE = 1 << 10,
     CONFIG_FOR_ENGINE = CONFIG_FOR_SERVE | CONFIG_FOR_GENERATE | CONFIG_FOR_EVAL | CONFIG_FOR_VERIFY |
-                        CONFIG_FOR_BENCH_DECODE,
+                        CONFIG_FOR_BENCH_DECODE | CONFIG_FOR_QUANTIZE,
     CONFIG_FOR_MODEL = CONFIG_FOR_ENGINE | CONFIG_FOR_TOKENIZE | CONFIG_FOR_PLAN,
-    CONFIG_FOR_ALL = (1 << 10) - 1,
+    CONFIG_FOR_ALL = (1 << 11) - 1,
 };
 
 enum config_type {
@@ -71,7 +72,8 @@ struct config {
     const char *api_key, *api_key_file;
     bool metrics, metrics_auth;
     const char *cors_origin, *allowed_host;
-    const char *quant, *quant_skip, *cpu_flags, *calib;
+    const char *quant, *quant_skip, *cpu_flags, *calib, *quant_cache;
+    bool verify_cache;
     int32_t device, group_size, kv_cache_type, quant_report, quant_weighting;
     int64_t quant_seed, calib_tokens, calib_max_bytes;
     double quant_max_error;
@@ -97,6 +99,7 @@ struct config {
         *n;
     bool ignore_eos, echo;
 
+    char *cache_folder;            /* what quant_cache means here; NULL: none */
     char *values[CONFIG_MAX_KEYS]; /* the text that won, NULL: none */
     enum config_origin origins[CONFIG_MAX_KEYS];
     unsigned command;

@@ -22,6 +22,8 @@ static const struct command {
      "Mean negative log-likelihood per token of a text."},
     {"tokenize", CONFIG_FOR_TOKENIZE, command_tokenize, "any4 tokenize MODEL_DIR [flags] [TEXT]",
      "Prints the token ids of a text."},
+    {"quantize", CONFIG_FOR_QUANTIZE, command_quantize, "any4 quantize MODEL_DIR [flags]",
+     "Fills the cache of quantized models, so that later starts are quick."},
     {"plan", CONFIG_FOR_PLAN, command_plan, "any4 plan MODEL_DIR [flags]",
      "Memory that a model will need, without loading it."},
     {"verify", CONFIG_FOR_VERIFY, command_verify, "any4 verify MODEL_DIR [flags]",
@@ -71,12 +73,8 @@ static int complain_about_command(const char *name)
         names[i] = commands[i].name;
     }
     const char *near = nearest_name(name, names, N_COMMANDS);
-    if (!strcmp(name, "quantize")) {
-        fprintf(stderr, "any4: %s is not supported yet\n", name);
-    } else {
-        fprintf(stderr, "any4: there is no command \"%s\"%s%s%s (see any4 --help)\n", name,
-                near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
-    }
+    fprintf(stderr, "any4: there is no command \"%s\"%s%s%s (see any4 --help)\n", name,
+            near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
     return EXIT_CODE_USAGE;
 }
 
@@ -108,8 +106,10 @@ int main(int argc, char **argv)
     struct config config;
     struct error err = {0};
     struct outcome outcome = {.code = EXIT_CODE_DONE};
-    /* A client that leaves, or a closed pipe, is an error of one write and not the end of the process. */
+    /* A client that leaves, a closed pipe, a file that may not grow: errors of one write and not the end of
+     * the process. */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     if (argc < 2) {
         print_usage(stderr, "");
         return EXIT_CODE_USAGE;

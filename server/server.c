@@ -195,6 +195,11 @@ enum status server_engine_options(struct engine_options *out, const struct confi
     out->quant.group_size = server_group_size(config);
     out->quant.seed = (uint64_t)config->quant_seed;
     out->quant_max_error = config->quant_max_error;
+    out->quant_cache = config->cache_folder;
+    out->verify_cache = config->verify_cache;
+    if (!config->cache_folder && strcmp(config->quant_cache, "off") && out->quant.method != QUANT_NONE) {
+        log_warning("quant cache: going on without: HOME is not set");
+    }
     /* Where it has no flag nobody looks at a report: commands that print results keep their terminal clean.
      */
     if (config->command & (CONFIG_FOR_SERVE | CONFIG_FOR_VERIFY)) {
@@ -239,10 +244,12 @@ enum status server_check_folder(const struct config *config, struct error *err)
     return STATUS_OK;
 }
 
-/* A folder without any tokenizer serves `generate` all the same as long as nothing but ids is asked for. */
+/* A folder without any tokenizer serves `generate` all the same as long as nothing but ids is asked for, and
+ * can be quantized without calibration. */
 static enum status open_tokenizer(struct tokenizer **out, const struct config *config, struct error *err)
 {
-    bool ids_only = config->prompt_ids && !config->prompt && !config->echo && !config->stop;
+    bool ids_only = config->command == CONFIG_FOR_QUANTIZE ||
+                    (config->prompt_ids && !config->prompt && !config->echo && !config->stop);
     enum status status = tokenizer_open(out, config->model, err);
     if (status == STATUS_NOT_FOUND && ids_only) {
         return STATUS_OK;
@@ -273,6 +280,10 @@ enum status server_open_model(const struct config *config, bool show_progress, s
                 error_set(err, STATUS_BAD_MODEL, "%s: the tokenizer has %d tokens, the model's vocabulary %d",
                           config->model, (int)tokenizer_n_tokens(*tokenizer), (int)vocab_size);
         }
+    }
+    /* A server answers while its cache is written. What runs once would be over before. */
+    if (!status && config->command != CONFIG_FOR_SERVE) {
+        engine_wait_cache(*engine, NULL);
     }
     if (status == STATUS_NOT_FOUND) {
         status = STATUS_BAD_MODEL; /* a missing file of a model is a fault of the model folder */

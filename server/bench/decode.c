@@ -189,6 +189,7 @@ enum status command_bench_decode(const struct config *config, struct outcome *ou
     if (status) {
         return status;
     }
+    engine_wait_cache(bench.engine, NULL); /* nothing else may run */
     const struct engine_info *info = engine_get_info(bench.engine);
     bench.vocab_size = info->config.vocab_size;
     bench.n_input = (int32_t)config->input_tokens;

@@ -10,6 +10,9 @@ import tempfile
 import time
 
 
+os.environ.setdefault('ANY4_QUANT_CACHE', 'off')  # the user's own stays out of it, also when run by hand
+
+
 def model_folder():
     """The demo model of the repository, else the smallest fixture; without either the test is skipped (exit 77)."""
     source = os.environ.get('ANY4_SOURCE_ROOT', '.')

@@ -163,6 +163,7 @@ static int32_t serve_begin(struct serving *s, const struct settings *settings, c
                     port_file,
                     (char *)"--max-running=64",
                     (char *)"--threads=2",
+                    rig_cache_flag(),
                     (char *)"--log-file=/dev/null",
                     (char *)"--log-level=debug"};
     if (config_load(&s->config, CONFIG_FOR_SERVE, sizeof argv / sizeof *argv, argv, &s->err) ||

@@ -45,14 +45,38 @@ static void give_up(const struct error *err)
     exit(1);
 }
 
+static char cache_flag[64];
+
+static void remove_cache(void)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", strchr(cache_flag, '/'));
+    if (system(command)) {
+        fprintf(stderr, "%s failed\n", command);
+    }
+}
+
+char *rig_cache_flag(void)
+{
+    if (!cache_flag[0]) {
+        strcpy(cache_flag, "--quant-cache=/tmp/any4-stress-cache-XXXXXX");
+        if (!mkdtemp(strchr(cache_flag, '/')) || atexit(remove_cache)) {
+            give_up(&(struct error){.message = "no folder for a cache"});
+        }
+    }
+    return cache_flag;
+}
+
 void rig_open(struct rig *rig, const struct settings *settings, const char *const *flags)
 {
-    char *argv[48] = {(char *)(uintptr_t)settings->model, (char *)"--port=0", (char *)"--log-level=warning"};
-    int argc = 3;
+    enum { N_OWN = 4 };
+    char *argv[48] = {(char *)(uintptr_t)settings->model, (char *)"--port=0", (char *)"--log-level=warning",
+                      rig_cache_flag()};
+    int argc = N_OWN;
     struct error err = {0};
     memset(rig, 0, sizeof *rig);
-    while (flags[argc - 3]) {
-        argv[argc] = (char *)(uintptr_t)flags[argc - 3];
+    while (flags[argc - N_OWN]) {
+        argv[argc] = (char *)(uintptr_t)flags[argc - N_OWN];
         argc++;
     }
     if (config_load(&rig->config, CONFIG_FOR_SERVE, argc, argv, &err) ||

@@ -34,6 +34,9 @@ struct rig {
     int32_t port, vocab_size;
 };
 
+/* A folder of this run for quantized models: the first server writes it while it serves, the others start
+ * from it, and all must answer the same. "--quant-cache=FOLDER"; the folder goes when the process exits. */
+char *rig_cache_flag(void);
 /* flags: of `any4 serve`, ends with NULL. Exits the test when it cannot start. */
 void rig_open(struct rig *rig, const struct settings *settings, const char *const *flags);
 /* Waits until nothing runs, no connection is open and no KV block is used, at most two seconds; complains
