@@ -47,6 +47,34 @@ static void *carve(unsigned char *memory, size_t *used, size_t n, size_t size)
     return at;
 }
 
+/* ---- the second moment ---- */
+
+struct sum_job {
+    const struct feedback_rows *isa;
+    float *moments;
+    int32_t n_cols, n_rows;
+    const float *x;
+    const int32_t *rows;
+};
+
+static void sum_columns(void *context, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct sum_job *job = context;
+    (void)thread;
+    for (int64_t block = begin; block < end; block++) {
+        job->isa->sum_products(job->moments, job->n_cols, (int32_t)block * FEEDBACK_SUM_COLUMNS, job->x,
+                               job->rows, job->n_rows);
+    }
+}
+
+void feedback_sum(float *moments, int32_t n_cols, const float *x, const int32_t *rows, int32_t n_rows,
+                  unsigned cpu_flags, struct thread_pool *pool)
+{
+    struct sum_job job = {choose_rows(cpu_flags), moments, n_cols, n_rows, x, rows};
+    thread_pool_run_dynamic(pool, ((int64_t)n_cols + FEEDBACK_SUM_COLUMNS - 1) / FEEDBACK_SUM_COLUMNS, 1,
+                            sum_columns, &job);
+}
+
 /* ---- the factorization ---- */
 
 static size_t lay_out(struct feedback *f, unsigned char *memory, int32_t n_cols)

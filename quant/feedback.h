@@ -24,6 +24,11 @@ struct feedback;
 size_t feedback_thread_bytes(int32_t n_cols, int32_t group_size);
 size_t feedback_open_bytes(int32_t n_cols);
 
+/* moments[j][k] += sum over rows of x[row][j] * x[row][k] for k <= j; x: (.., n_cols), rows: (n_rows) which
+ * of x's. moments: (n_cols, n_cols). In f32, in one order. */
+void feedback_sum(float *moments, int32_t n_cols, const float *x, const int32_t *rows, int32_t n_rows,
+                  unsigned cpu_flags, struct thread_pool *pool);
+
 /* Factors A for all matrices with the same input. moments: (n_cols, n_cols) E[x x^T], of which the diagonal
  * and what is below it are read; overwritten, and borrowed until feedback_close. damping > 0; where rounding
  * or a singular matrix needs more, it is raised tenfold until it is enough. A column that is never used (all

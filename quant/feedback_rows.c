@@ -310,6 +310,56 @@ static void quadratic(double out[FEEDBACK_ROWS], const float *x, const struct fe
     }
 }
 
+/* ---- the second moment ---- */
+
+enum {
+    SUM_ROWS = 256
+}; /* whose products are added up before they meet what is there: rounding, and caches */
+
+/* Columns k .. k + WIDTH of n columns j, for at most SUM_ROWS rows. */
+INLINE void sum_block(float *matrix, int64_t n_cols, int32_t first, int32_t n, int32_t k, const float *x,
+                      const int32_t *rows, int32_t n_rows)
+{
+    vec sum[FEEDBACK_SUM_COLUMNS];
+    for (int32_t j = 0; j < n; j++) {
+        sum[j] = set(0);
+    }
+    for (int32_t i = 0; i < n_rows; i++) {
+        const float *row = x + rows[i] * n_cols;
+        vec v = load(row + k);
+        for (int32_t j = 0; j < n; j++) {
+            sum[j] += v * row[first + j];
+        }
+    }
+    for (int32_t j = 0; j < n; j++) {
+        float *at = matrix + (first + j) * n_cols + k;
+        store(at, load(at) + sum[j]);
+    }
+}
+
+static void sum_products(float *matrix, int32_t n_cols, int32_t first, const float *x, const int32_t *rows,
+                         int32_t n_rows)
+{
+    const int32_t n = n_cols - first < FEEDBACK_SUM_COLUMNS ? n_cols - first : FEEDBACK_SUM_COLUMNS;
+    for (int32_t done = 0; done < n_rows; done += SUM_ROWS) {
+        const int32_t n_now = n_rows - done < SUM_ROWS ? n_rows - done : SUM_ROWS;
+        int32_t k = 0;
+        for (; k + WIDTH <= first && n == FEEDBACK_SUM_COLUMNS; k += WIDTH) {
+            sum_block(matrix, n_cols, first, FEEDBACK_SUM_COLUMNS, k, x, rows + done, n_now);
+        }
+        for (int32_t j = first; j < first + n; j++) {
+            for (int32_t at = k; at <= j; at++) {
+                float sum = 0;
+                for (int32_t i = 0; i < n_now; i++) {
+                    const float *row = x + rows[done + i] * (int64_t)n_cols;
+                    sum += row[at] * row[j];
+                }
+                matrix[(int64_t)j * n_cols + at] += sum;
+            }
+        }
+    }
+}
+
 /* ---- the factorization: A = V V^T, V upper triangular, from the last column to the first ---- */
 
 static int32_t factor_block(struct feedback_factor *factor, int32_t begin, int32_t end)
@@ -386,6 +436,7 @@ static void factor_update(struct feedback_factor *factor, int32_t begin, int32_t
 }
 
 const struct feedback_rows FEEDBACK_ROWS_NAME = {
+    .sum_products = sum_products,
     .quantize = quantize,
     .quadratic = quadratic,
     .factor_block = factor_block,

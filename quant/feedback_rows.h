@@ -11,8 +11,9 @@ enum {
     FEEDBACK_ROWS = 32, /* lanes: one row each */
     FEEDBACK_MAX_GROUP = 128,
     FEEDBACK_LIMITS = ANY4_MAX_TABLE - 1,
-    FEEDBACK_ROUNDS = 2, /* over the columns after the feedback */
-    FEEDBACK_BLOCK = 64, /* columns that the factorization takes at once */
+    FEEDBACK_ROUNDS = 2,      /* over the columns after the feedback */
+    FEEDBACK_BLOCK = 64,      /* columns that the factorization takes at once */
+    FEEDBACK_SUM_COLUMNS = 8, /* that a sum of products takes at once */
 };
 
 /* A = U D U^T. */
@@ -36,6 +37,10 @@ struct feedback_tile {
 };
 
 struct feedback_rows {
+    /* matrix[j][k] += sum over the given rows of x[row][j] * x[row][k], for FEEDBACK_SUM_COLUMNS columns j
+     * from `first` on (fewer at the end) and k <= j. x: (.., n_cols). matrix: (n_cols, n_cols). */
+    void (*sum_products)(float *matrix, int32_t n_cols, int32_t first, const float *x, const int32_t *rows,
+                         int32_t n_rows);
     /* Fills e, codes and scales from w and the scales to begin with. */
     void (*quantize)(struct feedback_tile *tile, const struct feedback_factor *factor);
     /* Sum over k of D_k (x_k + sum over j < k of x_j U_jk)^2 per lane; x is w or e. */

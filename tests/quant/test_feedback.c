@@ -348,6 +348,55 @@ Test(quant_feedback, threads_and_instruction_sets_give_the_same_bits)
     }
 }
 
+Test(quant_feedback, sums_are_the_second_moment)
+{
+    static const int32_t shapes[][2] = {{1, 1}, {9, 7}, {300, 33}, {520, 64}, {3, 172}};
+    static const unsigned sets[] = {0, CPU_AVX2, CPU_ALL};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        int32_t n_rows = shapes[i][0], n = shapes[i][1], n_used = 0;
+        float *x = allocate((int64_t)n_rows * n), *scalar = allocate((int64_t)n * n);
+        int32_t *rows = malloc((size_t)n_rows * sizeof *rows);
+        cr_assert(rows);
+        rows_fill(x, (int64_t)n_rows * n, NORMAL, 70 + i);
+        for (int32_t row = 0; row < n_rows; row++) {
+            if (row % 3 != 1) { /* some do not count */
+                rows[n_used++] = row;
+            }
+        }
+        feedback_sum(scalar, n, x, rows, n_used, 0, NULL);
+        for (int32_t j = 0; j < n; j++) {
+            for (int32_t k = 0; k < n; k++) {
+                double sum = 0, magnitude = 0;
+                for (int32_t row = 0; row < n_used; row++) {
+                    double term = (double)x[(int64_t)rows[row] * n + j] * x[(int64_t)rows[row] * n + k];
+                    sum += term;
+                    magnitude += fabs(term);
+                }
+                float found = scalar[(int64_t)j * n + k];
+                cr_assert(k > j || fabs(found - sum) <= 300 * 0x1p-24 * magnitude, "%d, %d: %g, expected %g",
+                          j, k, (double)found, sum);
+            }
+        }
+        for (size_t set = 0; set < 3; set++) {
+            struct thread_pool *pool;
+            struct error err;
+            float *found = allocate((int64_t)n * n);
+            cr_assert_eq(thread_pool_open(&pool, 3, &err), STATUS_OK);
+            feedback_sum(found, n, x, rows, n_used, sets[set], pool);
+            for (int32_t j = 0; j < n; j++) {
+                cr_assert_eq(
+                    memcmp(found + (int64_t)j * n, scalar + (int64_t)j * n, (size_t)(j + 1) * sizeof *found),
+                    0);
+            }
+            thread_pool_close(pool);
+            free(found);
+        }
+        free(rows);
+        free(x);
+        free(scalar);
+    }
+}
+
 Test(quant_feedback, refusals_name_the_thing)
 {
     enum { N = 64 };
