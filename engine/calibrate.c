@@ -15,7 +15,11 @@
  *                times larger. (On the stories260K fixtures KL is flat within 1 % from 4 to 64.)
  * An expert starts from PRIOR_TOKENS tokens of what the layer's experts see together: one that nobody chose
  * has exactly that. Its inner channels are its own, so that for them only the level is shared. Means are left
- * as they are, but for experts. */
+ * as they are, but for experts.
+ *
+ * For error feedback the second moments between all columns of an input are taken from the same rows as they
+ * are: thousands of tokens speak there, and the damping of quant/feedback.h does what shrinking does. An
+ * expert's are mixed with FEEDBACK_PRIOR_TOKENS tokens of what the layer's experts see together. */
 #include "engine/calibrate.h"
 
 #include <math.h>
@@ -26,7 +30,7 @@
 
 #define OUTLIER_NORM 10.0
 #define CLIP         16.0
-enum { PRIOR_TOKENS = 16 };
+enum { PRIOR_TOKENS = 16, FEEDBACK_PRIOR_TOKENS = 256 };
 /* Moments stay where f32 has room on both sides. */
 #define MOMENT_MIN 1e-30
 #define MOMENT_MAX 1e30
@@ -56,6 +60,10 @@ struct calibrator {
     double *sums;               /* memory of the next two */
     struct statistics all, one; /* of the current input, of one expert's part of it */
     float *mean, *second, *expert_mean, *expert_second; /* (widest input) each, one block of memory */
+    /* For error feedback, else NULL */
+    float *products, *pooled; /* (widest input)^2; (dim)^2 of all experts together, or NULL */
+    int32_t *counted;         /* (n_slots) */
+    unsigned cpu_flags;
 };
 
 enum status calibrate_check(const struct model_config *config, const int32_t *ids, int32_t n_ids,
@@ -127,13 +135,21 @@ static int64_t slots_of(const struct model_config *c, int64_t n_rows)
     return n_rows * (c->n_experts ? c->n_experts_used : 1);
 }
 
-size_t calibrate_bytes(const struct model_config *config, const int32_t *ids, int32_t n_ids)
+size_t calibrate_bytes(const struct model_config *config, const int32_t *ids, int32_t n_ids,
+                       bool error_feedback, int32_t n_threads)
 {
     struct layout layout = lay_out_text(NULL, NULL, config, ids, n_ids);
     struct model_config one_layer = *config;
     one_layer.n_layers = 1;
     size_t statistics = 6 * sizeof(double) * (size_t)widest_input(config) +
                         2 * sizeof(double) * (size_t)slots_of(config, layout.n_rows);
+    if (error_feedback) {
+        size_t widest = (size_t)widest_input(config), dim = (size_t)config->dim;
+        statistics += (widest * widest + (config->n_experts ? dim * dim : 0)) * sizeof(float) +
+                      (size_t)slots_of(config, layout.n_rows) * sizeof(int32_t) +
+                      feedback_open_bytes((int32_t)widest) +
+                      (size_t)n_threads * feedback_thread_bytes((int32_t)widest, ANY4_BLOCK_COLS);
+    }
     return forward_bytes(config, (int32_t)layout.n_rows, 0) + statistics +
            kv_cache_bytes_per_token(&one_layer, KV_F32) * KV_BLOCK_TOKENS * (size_t)layout.n_blocks;
 }
@@ -293,6 +309,69 @@ static void expert_moments(float *mean, float *second, const struct statistics *
     }
 }
 
+/* ---- error feedback ---- */
+
+/* The counted ones of rows [0, n) of x add to the products, which the caller has cleared; how many they are.
+ */
+static int32_t add_products(struct calibrator *cal, float *products, const float *x, const bool *counts,
+                            int64_t n, int64_t n_cols)
+{
+    int32_t n_counted = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (counts[i]) {
+            cal->counted[n_counted++] = (int32_t)i;
+        }
+    }
+    feedback_sum(products, (int32_t)n_cols, x, cal->counted, n_counted, cal->cpu_flags, cal->pool);
+    return n_counted;
+}
+
+/* Second moments of the first n rows of x that count, in `products`: with prior_tokens tokens of `prior`
+ * (n_cols, n_cols), or of `level` on the diagonal where that is NULL. */
+static void take_products(struct calibrator *cal, float *products, const float *x, const bool *counts,
+                          int64_t n, int64_t n_cols, int32_t prior_tokens, const float *prior, double level)
+{
+    memset(products, 0, (size_t)n_cols * (size_t)n_cols * sizeof *products);
+    double n_counted = add_products(cal, products, x, counts, n, n_cols);
+    const float factor = (float)(1 / fmax(1, n_counted + prior_tokens)), share = factor * (float)prior_tokens;
+    for (int64_t j = 0; j < n_cols; j++) {
+        float *row = products + j * n_cols;
+        for (int64_t k = 0; k <= j; k++) {
+            row[k] = row[k] * factor + (prior ? prior[j * n_cols + k] * share : 0);
+        }
+        row[j] += prior ? 0 : share * (float)level;
+    }
+}
+
+static bool any_quantized(struct linear *const *linears, int32_t n_linears)
+{
+    bool any = false;
+    for (int32_t i = 0; i < n_linears; i++) {
+        any |= linears[i]->quantize;
+    }
+    return any;
+}
+
+/* Hands linears with one input to load; its second moments stand in cal->products if feedback is wanted. */
+static enum status load_linears(struct calibrator *cal, struct linear *const *linears, int32_t n_linears,
+                                const struct quant_moments *moments, int64_t n_cols, bool wants_feedback,
+                                struct error *err)
+{
+    struct feedback *feedback = NULL;
+    enum status status = STATUS_OK;
+    if (wants_feedback && (status = feedback_open(&feedback, cal->products, (int32_t)n_cols, FEEDBACK_DAMPING,
+                                                  cal->cpu_flags, cal->pool, err))) {
+        error_prefix(err, linears[0]->name);
+        return error_prefix(err, "calibration");
+    }
+    for (int32_t i = 0; i < n_linears && !status; i++) {
+        struct calibration input = {*moments, linears[i]->quantize ? feedback : NULL};
+        status = cal->load(cal->context, linears[i], &input, err);
+    }
+    feedback_close(feedback);
+    return status;
+}
+
 /* ---- the walk ---- */
 
 /* Which of the n rows (or slots, where experts share the input out) of x count. */
@@ -312,14 +391,14 @@ static enum status load_group(struct calibrator *cal, const float *x, int64_t n_
                               struct linear *const *linears, int32_t n_linears, struct error *err)
 {
     struct quant_moments moments = {cal->mean, cal->second};
-    enum status status = STATUS_OK;
+    const bool feedback = cal->products && any_quantized(linears, n_linears);
     choose_rows(cal, x, cal->batch.n_rows, n_cols, cal->rows);
     take_statistics(cal, &cal->all, x, cal->counts, cal->batch.n_rows, n_cols);
     whole_moments(cal->mean, cal->second, &cal->all, typical_moment(cal, &cal->all, n_cols), n_cols);
-    for (int32_t i = 0; i < n_linears && !status; i++) {
-        status = cal->load(cal->context, linears[i], &moments, err);
+    if (feedback) {
+        take_products(cal, cal->products, x, cal->counts, cal->batch.n_rows, n_cols, 0, NULL, 0);
     }
-    return status;
+    return load_linears(cal, linears, n_linears, &moments, n_cols, feedback, err);
 }
 
 /* The same for x (n_slots, n_cols), sorted by expert; aligned: column for column the experts see the same, as
@@ -335,6 +414,9 @@ static enum status load_experts(struct calibrator *cal, const struct layer *laye
     take_statistics(cal, &cal->all, x, cal->counts, cal->n_slots, n_cols);
     double level = typical_moment(cal, &cal->all, n_cols);
     whole_moments(cal->mean, cal->second, &cal->all, level, n_cols);
+    if (cal->products && aligned) {
+        take_products(cal, cal->pooled, x, cal->counts, cal->n_slots, n_cols, 0, NULL, 0);
+    }
     for (int32_t e = 0; e < c->n_experts && !status; e++) {
         int64_t slot = f->expert_begin[e];
         take_statistics(cal, &cal->one, x + slot * n_cols, cal->counts + slot, f->expert_begin[e + 1] - slot,
@@ -342,11 +424,16 @@ static enum status load_experts(struct calibrator *cal, const struct layer *laye
         expert_moments(cal->expert_mean, cal->expert_second, &cal->one, aligned ? cal->mean : NULL,
                        aligned ? cal->second : NULL, level, n_cols);
         const struct expert *expert = &layer->experts[e];
-        if (!aligned) {
-            status = cal->load(cal->context, expert->w_down, &moments, err);
-        } else if (!(status = cal->load(cal->context, expert->w_gate, &moments, err))) {
-            status = cal->load(cal->context, expert->w_up, &moments, err);
+        struct linear *up[] = {expert->w_gate, expert->w_up}, *down[] = {expert->w_down};
+        struct linear *const *linears = aligned ? up : down;
+        const int32_t n_linears = aligned ? 2 : 1;
+        const bool feedback = cal->products && any_quantized(linears, n_linears);
+        if (feedback) {
+            take_products(cal, cal->products, x + slot * n_cols, cal->counts + slot,
+                          f->expert_begin[e + 1] - slot, n_cols, FEEDBACK_PRIOR_TOKENS,
+                          aligned ? cal->pooled : NULL, level);
         }
+        status = load_linears(cal, linears, n_linears, &moments, n_cols, feedback, err);
     }
     return status;
 }
@@ -391,7 +478,7 @@ static enum status load_layer(struct calibrator *cal, const struct layer *layer,
 /* ---- from the outside ---- */
 
 static enum status open_calibrator(struct calibrator *cal, const int32_t *ids, int32_t n_ids,
-                                   unsigned cpu_flags, struct error *err)
+                                   bool error_feedback, struct error *err)
 {
     const struct model_config *c = &cal->model->config;
     struct model_config one_layer = *c;
@@ -412,7 +499,14 @@ static enum status open_calibrator(struct calibrator *cal, const int32_t *ids, i
     cal->counts = calloc(n_slots, sizeof(bool));
     cal->sums = calloc(4 * widest, sizeof(double));
     cal->mean = calloc(4 * widest, sizeof(float));
-    if (!cal->batch.tokens || !cal->batch.positions || !cal->batch.block_tables || !cal->blocks ||
+    if (error_feedback) {
+        size_t dim = (size_t)c->dim;
+        cal->products = malloc(widest * widest * sizeof(float));
+        cal->pooled = c->n_experts ? malloc(dim * dim * sizeof(float)) : NULL;
+        cal->counted = calloc(n_slots, sizeof(int32_t));
+    }
+    if ((error_feedback && (!cal->products || !cal->counted || (c->n_experts && !cal->pooled))) ||
+        !cal->batch.tokens || !cal->batch.positions || !cal->batch.block_tables || !cal->blocks ||
         !cal->rows || !cal->slot_rows || !cal->norms || !cal->sorted || !cal->far_out || !cal->counts ||
         !cal->sums || !cal->mean) {
         return error_set(err, STATUS_NO_MEMORY, "calibration: out of memory for %d tokens", n_ids);
@@ -430,7 +524,7 @@ static enum status open_calibrator(struct calibrator *cal, const int32_t *ids, i
     }
     cal->batch.n_rows = (int32_t)layout.n_rows;
     lay_out_text(&cal->batch, cal->blocks, c, ids, n_ids);
-    kernels_init_fixed(&cal->kernels, cpu_flags);
+    kernels_init_fixed(&cal->kernels, cal->cpu_flags);
     enum status status = kv_cache_init(&cal->kv, &one_layer, KV_F32, (int32_t)layout.n_blocks, err);
     return status ? status
                   : forward_open(&cal->forward, cal->model, &cal->kernels, &cal->kv, cal->pool,
@@ -453,15 +547,20 @@ static void close_calibrator(struct calibrator *cal)
     free(cal->counts);
     free(cal->sums);
     free(cal->mean);
+    free(cal->products);
+    free(cal->pooled);
+    free(cal->counted);
 }
 
-enum status calibrate_run(const struct model *model, const int32_t *ids, int32_t n_ids, unsigned cpu_flags,
-                          struct thread_pool *pool, calibrate_load_fn *load, void *context, struct error *err)
+enum status calibrate_run(const struct model *model, const int32_t *ids, int32_t n_ids, bool error_feedback,
+                          unsigned cpu_flags, struct thread_pool *pool, calibrate_load_fn *load,
+                          void *context, struct error *err)
 {
-    struct calibrator cal = {.model = model, .pool = pool, .load = load, .context = context};
+    struct calibrator cal = {
+        .model = model, .pool = pool, .load = load, .context = context, .cpu_flags = cpu_flags};
     const struct model_config *c = &model->config;
     enum status status = calibrate_check(c, ids, n_ids, err);
-    if (!status && !(status = open_calibrator(&cal, ids, n_ids, cpu_flags, err))) {
+    if (!status && !(status = open_calibrator(&cal, ids, n_ids, error_feedback, err))) {
         forward_embed(cal.forward, &cal.batch);
     }
     for (int32_t l = 0; l < c->n_layers && !status; l++) {

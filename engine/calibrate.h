@@ -6,6 +6,7 @@
 
 #include "engine/base/thread_pool.h"
 #include "engine/model.h"
+#include "quant/feedback.h"
 
 enum {
     CALIBRATE_MAX_SEQUENCE = 2048, /* a longer text is cut; the model's context where that is shorter */
@@ -16,19 +17,28 @@ enum {
 enum status calibrate_check(const struct model_config *config, const int32_t *ids, int32_t n_ids,
                             struct error *err);
 
-/* Bytes of memory that a run over (checked) ids takes besides the model. */
-size_t calibrate_bytes(const struct model_config *config, const int32_t *ids, int32_t n_ids);
+/* Bytes of memory that a run over (checked) ids takes besides the model; error_feedback: with the matrices
+ * that it needs, those of n_threads threads included. */
+size_t calibrate_bytes(const struct model_config *config, const int32_t *ids, int32_t n_ids,
+                       bool error_feedback, int32_t n_threads);
 
-/* Fills linear->w; moments (borrowed) are those of its input, NULL for a router, which is never quantized. */
-typedef enum status calibrate_load_fn(void *context, struct linear *linear,
-                                      const struct quant_moments *moments, struct error *err);
+/* What the input of a linear looked like; borrowed. */
+struct calibration {
+    struct quant_moments moments;
+    const struct feedback *feedback; /* NULL unless it was asked for and the linear is to be quantized */
+};
+
+/* Fills linear->w. input is NULL for a router, which is never quantized. */
+typedef enum status calibrate_load_fn(void *context, struct linear *linear, const struct calibration *input,
+                                      struct error *err);
 
 /* Loads every linear of the model by `load`, in the order of computation; norms must be there already. ids:
  * the text with BOS in front, where the model has one; texts longer than a sequence are cut into several,
- * each behind BOS. cpu_flags change the speed only. An id beyond the vocabulary: STATUS_INVALID; failures of
+ * each behind BOS. error_feedback: second moments between columns are taken as well. cpu_flags change the
+ * speed only. An id beyond the vocabulary: STATUS_INVALID; failures of
  * load are handed through. */
-enum status calibrate_run(const struct model *model, const int32_t *ids, int32_t n_ids, unsigned cpu_flags,
-                          struct thread_pool *pool, calibrate_load_fn *load, void *context,
-                          struct error *err);
+enum status calibrate_run(const struct model *model, const int32_t *ids, int32_t n_ids, bool error_feedback,
+                          unsigned cpu_flags, struct thread_pool *pool, calibrate_load_fn *load,
+                          void *context, struct error *err);
 
 #endif

@@ -137,7 +137,7 @@ struct loading {
 };
 
 static enum status load_linear(struct loading *loading, struct linear *linear,
-                               const struct quant_moments *moments, struct error *err)
+                               const struct calibration *input, struct error *err)
 {
     struct model *model = loading->model;
     struct thread_pool *pool = loading->pool;
@@ -155,8 +155,15 @@ static enum status load_linear(struct loading *loading, struct linear *linear,
                              tensor->path, tensor->name, bytes);
         }
         double begin = clock_seconds();
-        status = quant_matrix(&linear->w, linear->memory, &linear->stats, &settings, linear->w.n_rows,
-                              linear->w.n_cols, read_rows, (void *)(uintptr_t)tensor, moments, pool, err);
+        void *source = (void *)(uintptr_t)tensor;
+        if (input && input->feedback) {
+            status = feedback_matrix(&linear->w, linear->memory, &linear->stats, input->feedback, &settings,
+                                     linear->w.n_rows, read_rows, source, pool, err);
+        } else {
+            status =
+                quant_matrix(&linear->w, linear->memory, &linear->stats, &settings, linear->w.n_rows,
+                             linear->w.n_cols, read_rows, source, input ? &input->moments : NULL, pool, err);
+        }
         if (status) {
             char prefix[400];
             snprintf(prefix, sizeof prefix, "%s: tensor %s", tensor->path, tensor->name);
@@ -179,12 +186,12 @@ static enum status load_linear(struct loading *loading, struct linear *linear,
     return STATUS_OK;
 }
 
-static enum status load_next(void *context, struct linear *linear, const struct quant_moments *moments,
+static enum status load_next(void *context, struct linear *linear, const struct calibration *input,
                              struct error *err)
 {
     struct loading *loading = context;
     double begin = clock_seconds();
-    enum status status = load_linear(loading, linear, moments, err);
+    enum status status = load_linear(loading, linear, input, err);
     loading->linear_seconds += clock_seconds() - begin;
     loading->done += (double)linear->source->n_elements;
     if (loading->options->show_progress) {
@@ -198,8 +205,8 @@ static enum status load_calibrated(struct loading *loading, struct error *err)
 {
     const struct engine_options *o = loading->options;
     double begin = clock_seconds();
-    enum status status = calibrate_run(loading->model, o->calib_ids, o->n_calib_ids, o->cpu_flags,
-                                       loading->pool, load_next, loading, err);
+    enum status status = calibrate_run(loading->model, o->calib_ids, o->n_calib_ids, o->error_feedback,
+                                       o->cpu_flags, loading->pool, load_next, loading, err);
     loading->model->calibrate_seconds = clock_seconds() - begin - loading->linear_seconds;
     if (!status) {
         log_info("calibrated on %d tokens in %.2f s", (int)o->n_calib_ids, loading->model->calibrate_seconds);

@@ -135,6 +135,13 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
         return error_set(err, STATUS_INVALID, "max_model_len %d: this model has positions for 1 to %d tokens",
                          options->max_model_len, config->max_positions);
     }
+    if (options->error_feedback && !feedback_takes(options->quant.method)) {
+        return error_set(err, STATUS_INVALID, "error_feedback works with any4, any3 and any2, not with %s",
+                         quant_method_name(options->quant.method));
+    }
+    if (options->error_feedback && !options->n_calib_ids) {
+        return error_set(err, STATUS_INVALID, "error_feedback needs a calibration text");
+    }
     loader_plan(model, &options->quant, &out->quantized_bytes, &out->kept_bytes);
     int64_t n_stored = 0, stored_bytes = 0;
     for (int64_t i = 0; i < model->n_linears; i++) {
@@ -153,7 +160,9 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
         if (status) {
             return status;
         }
-        out->peak_load_bytes += calibrate_bytes(config, options->calib_ids, options->n_calib_ids);
+        out->peak_load_bytes +=
+            calibrate_bytes(config, options->calib_ids, options->n_calib_ids, options->error_feedback,
+                            options->n_threads ? options->n_threads : thread_pool_usual_threads());
     }
 
     size_t fixed = out->quantized_bytes + out->kept_bytes + out->step_bytes;

@@ -40,6 +40,11 @@ static const struct feedback_rows *choose_rows(unsigned cpu_flags)
     return &feedback_rows_scalar;
 }
 
+bool feedback_takes(enum quant_method method)
+{
+    return method == QUANT_ANY4 || method == QUANT_ANY3 || method == QUANT_ANY2;
+}
+
 static void *carve(unsigned char *memory, size_t *used, size_t n, size_t size)
 {
     void *at = memory ? memory + *used : NULL;
@@ -402,7 +407,7 @@ enum status feedback_matrix(struct any4_matrix *out, void *memory, struct quant_
     const int32_t n_cols = factor->n_cols, n_threads = thread_pool_n_threads(pool);
     const struct quant_moments moments = {factor->diagonal, factor->diagonal};
     struct quant_settings learned = *settings;
-    if (settings->method != QUANT_ANY4 && settings->method != QUANT_ANY3 && settings->method != QUANT_ANY2) {
+    if (!feedback_takes(settings->method)) {
         return error_set(err, STATUS_INVALID, "error feedback works with any4, any3 and any2, not with %s",
                          quant_method_name(settings->method));
     }

@@ -20,6 +20,9 @@
 
 struct feedback;
 
+/* Whether a method's tables can be fed back into: those of any4, any3 and any2. */
+bool feedback_takes(enum quant_method method);
+
 /* Bytes that feedback_matrix allocates per thread, and feedback_open in all beside moments. */
 size_t feedback_thread_bytes(int32_t n_cols, int32_t group_size);
 size_t feedback_open_bytes(int32_t n_cols);

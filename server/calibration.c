@@ -56,6 +56,12 @@ static enum status encode(const struct tokenizer *tokenizer, const char *text, s
     }
 }
 
+/* Tables and scales are learned from a page of text, second moments between columns from a short book. */
+static int64_t max_tokens_of(const struct config *config, const struct engine_options *options)
+{
+    return config->calib_tokens ? config->calib_tokens : options->error_feedback ? 8192 : 256;
+}
+
 enum status calibration_encode(struct engine_options *options, int32_t **ids, const struct config *config,
                                const struct tokenizer *tokenizer, struct error *err)
 {
@@ -63,6 +69,7 @@ enum status calibration_encode(struct engine_options *options, int32_t **ids, co
     char *text = NULL;
     size_t length = 0;
     int32_t n_ids = 0;
+    const int64_t max_tokens = max_tokens_of(config, options);
     enum status status = STATUS_OK;
     *ids = NULL;
     if (quant_weighting_of(&options->quant) == QUANT_WEIGHTING_NONE) {
@@ -82,16 +89,16 @@ enum status calibration_encode(struct engine_options *options, int32_t **ids, co
         status = read_text(&text, &length, config, err);
     }
     const char *name = config->calib ? config->calib : "the built-in text";
-    if (!status && !(status = encode(tokenizer, text ? text : calibration_sample,
-                                     text ? length : strlen(calibration_sample), config->calib_tokens, ids,
-                                     &n_ids, err))) {
+    if (!status &&
+        !(status = encode(tokenizer, text ? text : calibration_sample,
+                          text ? length : strlen(calibration_sample), max_tokens, ids, &n_ids, err))) {
         int32_t n_bos = n_ids && (*ids)[0] == tokenizer_bos(tokenizer);
         if (n_ids == n_bos) {
             status = error_set(err, STATUS_INVALID, "calib: %s holds no text", name);
-        } else if (n_ids - n_bos > config->calib_tokens) {
-            log_info("calibration: the first %" PRId64 " tokens of %s are used (calib_tokens)",
-                     config->calib_tokens, name);
-            n_ids = n_bos + (int32_t)config->calib_tokens;
+        } else if (n_ids - n_bos > max_tokens) {
+            log_info("calibration: the first %" PRId64 " tokens of %s are used (calib_tokens)", max_tokens,
+                     name);
+            n_ids = n_bos + (int32_t)max_tokens;
         }
     }
     tokenizer_close(own);

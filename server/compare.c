@@ -12,6 +12,7 @@
 
 #include "engine/base/log.h"
 #include "engine/score.h"
+#include "quant/feedback.h"
 #include "server/calibration.h"
 #include "server/server.h"
 
@@ -126,6 +127,8 @@ static enum status open_format(struct comparison *c, const struct quant_entry *e
 {
     struct engine_options options = c->options;
     options.quant.method = entry->method;
+    options.error_feedback =
+        entry->error_feedback || (c->config->error_feedback && feedback_takes(entry->method));
     options.quant.group_size = entry->method == QUANT_NONE ? 0
                                : entry->group_size         ? entry->group_size
                                                            : c->options.quant.group_size;
@@ -283,6 +286,9 @@ enum status compare_formats(const struct config *config, const char *text, size_
     }
     if (status || (status = server_engine_options(&c.options, config, &skip, err))) {
         return status;
+    }
+    for (int32_t i = 0; i < list.n; i++) { /* all formats see the same text: as much as one of them needs */
+        c.options.error_feedback |= list.entries[i].error_feedback;
     }
     c.options.show_progress = isatty(STDERR_FILENO);
     if (c.options.kv_type == KV_CHOICE_AUTO) {

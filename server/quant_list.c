@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/feedback.h"
 #include "server/config.h"
 
 static enum status parse_entry(struct quant_entry *out, const char *text, const char *flag, struct error *err)
@@ -12,33 +13,38 @@ static enum status parse_entry(struct quant_entry *out, const char *text, const 
         const char *text;
         int32_t size;
     } groups[] = {{"g32", 32}, {"g64", 64}, {"g128", 128}};
-    char name[sizeof out->label];
-    size_t length = strcspn(text, ":");
+    char copy[sizeof out->label], *rest = copy;
     *out = (struct quant_entry){0};
     if (strlen(text) >= sizeof out->label) {
         return error_set(err, STATUS_INVALID, "%s: \"%.64s\" is too long for a format", flag, text);
     }
-    memcpy(name, text, length);
-    name[length] = '\0';
+    strcpy(copy, text);
     strcpy(out->label, text);
-    enum status status = quant_method_parse(&out->method, name, err);
+    enum status status = quant_method_parse(&out->method, strsep(&rest, ":"), err);
     if (status) {
         return error_prefix(err, flag);
     }
-    if (!text[length]) {
-        return STATUS_OK;
-    }
-    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
-        if (!strcmp(text + length + 1, groups[i].text)) {
-            out->group_size = groups[i].size;
+    while (rest) {
+        const char *option = strsep(&rest, ":");
+        bool known = !strcmp(option, "feedback");
+        out->error_feedback |= known;
+        for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+            if (!strcmp(option, groups[i].text)) {
+                out->group_size = groups[i].size;
+                known = true;
+            }
+        }
+        if (!known) {
+            return error_set(err, STATUS_INVALID,
+                             "%s: \"%s\": g32, g64, g128 or feedback must follow the colon", flag, text);
         }
     }
-    if (!out->group_size) {
-        return error_set(err, STATUS_INVALID, "%s: \"%s\": g32, g64 or g128 must follow the colon", flag,
-                         text);
-    }
-    if (out->method == QUANT_NONE) {
+    if (out->method == QUANT_NONE && out->group_size) {
         return error_set(err, STATUS_INVALID, "%s: \"%s\": weights as stored have no groups", flag, text);
+    }
+    if (out->error_feedback && !feedback_takes(out->method)) {
+        return error_set(err, STATUS_INVALID, "%s: \"%s\": error feedback works with any4, any3 and any2",
+                         flag, text);
     }
     return STATUS_OK;
 }

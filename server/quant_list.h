@@ -2,6 +2,7 @@
 #ifndef SERVER_QUANT_LIST_H
 #define SERVER_QUANT_LIST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/base/status.h"
@@ -12,7 +13,8 @@ enum { QUANT_LIST_MAX = 32 };
 struct quant_entry {
     enum quant_method method;
     int32_t group_size; /* 0: nothing was said */
-    char label[32];     /* as it was given */
+    bool error_feedback;
+    char label[32]; /* as it was given */
 };
 
 struct quant_list {
@@ -20,8 +22,8 @@ struct quant_list {
     int32_t n;
 };
 
-/* 1 to QUANT_LIST_MAX entries NAME or NAME:gSIZE, SIZE 32, 64 or 128. Else STATUS_INVALID: flag ("--compare")
- * and the entry named. */
+/* 1 to QUANT_LIST_MAX entries NAME, followed by any of :gSIZE, SIZE 32, 64 or 128, and :feedback. Else
+ * STATUS_INVALID: flag ("--compare") and the entry named. */
 enum status quant_list_parse(struct quant_list *out, const char *text, const char *flag, struct error *err);
 
 #endif

@@ -192,6 +192,14 @@ enum status server_engine_options(struct engine_options *out, const struct confi
         return error_set(err, STATUS_INVALID, "%s is set, but quant none has nothing to calibrate",
                          config->calib ? "calib" : "quant_weighting");
     }
+    out->error_feedback = config->error_feedback;
+    if (config->error_feedback && !config->calib) {
+        return error_set(
+            err, STATUS_INVALID,
+            "error_feedback needs calib, a text of some thousand tokens: any4 quantize %s --calib "
+            "FILE --error-feedback; then serve with the same flags",
+            config->model ? config->model : "MODEL_DIR");
+    }
     out->quant.group_size = server_group_size(config);
     out->quant.seed = (uint64_t)config->quant_seed;
     out->quant_max_error = config->quant_max_error;

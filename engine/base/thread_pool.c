@@ -238,6 +238,20 @@ static int32_t cpu_quota(void)
     return quota < 1 ? 1 : quota < INT32_MAX ? (int32_t)quota : INT32_MAX;
 }
 
+static int32_t usual_threads(int32_t *n_cpus, int32_t *quota)
+{
+    int32_t n_cores = count_cores(n_cpus);
+    *quota = cpu_quota();
+    int32_t n_threads = n_cores < *quota ? n_cores : *quota;
+    return n_threads < MAX_THREADS ? n_threads : MAX_THREADS;
+}
+
+int32_t thread_pool_usual_threads(void)
+{
+    int32_t n_cpus, quota;
+    return usual_threads(&n_cpus, &quota);
+}
+
 enum status thread_pool_open(struct thread_pool **out, int32_t n_threads, struct error *err)
 {
     *out = NULL;
@@ -245,12 +259,8 @@ enum status thread_pool_open(struct thread_pool **out, int32_t n_threads, struct
         return error_set(err, STATUS_INVALID, "threads: %d, expected 0 to %d", (int)n_threads,
                          (int)MAX_THREADS);
     }
-    int32_t n_cpus;
-    int32_t n_cores = count_cores(&n_cpus), quota = cpu_quota();
-    if (n_threads == 0) {
-        n_threads = n_cores < quota ? n_cores : quota;
-        n_threads = n_threads < MAX_THREADS ? n_threads : MAX_THREADS;
-    }
+    int32_t n_cpus, quota, usual = usual_threads(&n_cpus, &quota);
+    n_threads = n_threads ? n_threads : usual;
     struct thread_pool *pool = aligned_alloc(CACHE_LINE, sizeof *pool);
     struct worker *workers = calloc((size_t)n_threads, sizeof *workers);
     if (!pool || !workers) {

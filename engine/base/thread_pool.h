@@ -16,7 +16,10 @@ struct thread_pool;
 /* Runs items [begin, end) on thread number `thread` (0 is the caller). */
 typedef void thread_pool_fn(void *context, int64_t begin, int64_t end, int32_t thread);
 
-/* n_threads counts the caller; 0 means the number of physical cores this process may use. */
+/* The number of physical cores this process may use. */
+int32_t thread_pool_usual_threads(void);
+
+/* n_threads counts the caller; 0: the usual number. */
 enum status thread_pool_open(struct thread_pool **out, int32_t n_threads, struct error *err);
 void thread_pool_close(struct thread_pool *pool);              /* accepts NULL */
 int32_t thread_pool_n_threads(const struct thread_pool *pool); /* NULL counts as 1 */

@@ -203,6 +203,12 @@ enum status command_bench_quantize(const struct config *config, struct outcome *
     struct quant_list list;
     enum status status = quant_list_parse(&list, config->quant, "--quant", err);
     (void)outcome;
+    for (int32_t i = 0; i < list.n && !status; i++) {
+        if (list.entries[i].error_feedback) {
+            status = error_set(err, STATUS_INVALID, "--quant: %s: there are no inputs to feed errors back by",
+                               list.entries[i].label);
+        }
+    }
     if (status || (status = cpu_flags_parse(&b.cpu_flags, config->cpu_flags, err))) {
         return status;
     }

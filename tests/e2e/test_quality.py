@@ -62,6 +62,23 @@ def check_compare():
     fits([row['group_size'] for row in kept] == [64, 32] and kept[1]['kl'] != rows['int4:g32']['kl'], kept)
 
 
+def check_error_feedback():
+    with tempfile.NamedTemporaryFile('w', suffix='.txt') as calib:
+        with open(text_file(), encoding='utf-8') as file:
+            calib.write(file.read()[-65536:])  # the end; evaluated is the beginning
+        calib.flush()
+        flags = ('--calib', calib.name, '--json')
+        rows = {r['quant']: r for r in json.loads(evaluate('--compare', 'any4,any4:feedback,any3:feedback', *flags, size='16K'))['rows']}
+        fits(rows['any4:feedback']['kl'] < 0.9 * rows['any4']['kl'], rows)
+        fits(rows['any4:feedback']['bits_per_weight'] == rows['any4']['bits_per_weight'], rows)
+        fits(rows['any4']['kl'] < rows['any3:feedback']['kl'], rows)
+        again = json.loads(evaluate('--error-feedback', '--kv-cache-type', 'f32', *flags, size='16K'))
+        fits(abs(again['nll'] - rows['any4:feedback']['nll']) < 1e-6, again, rows)
+        refused(2, 'error_feedback works with any4, any3 and any2, not with int4', 'eval', model_folder(), '--text', text_file(),
+                '--calib', calib.name, '--error-feedback', '--quant', 'int4')
+    refused(2, 'error_feedback needs calib', 'verify', model_folder(), '--error-feedback')
+
+
 def check_table_and_plot():
     with tempfile.TemporaryDirectory() as folder:
         model, svg = os.path.join(folder, 'a&b <"c">'), os.path.join(folder, 'plot.svg')
@@ -84,7 +101,7 @@ def check_refusals():
     ask = ('eval', model_folder(), '--text', text_file(), '--max-bytes', '2K')
     refused(2, '--compare is missing', *ask, '--plot', '/tmp/x.svg')
     refused(2, '--compare: unknown quantization method "any5"', *ask, '--compare', 'none,any5')
-    refused(2, 'g32, g64 or g128 must follow the colon', *ask, '--compare', 'int4:g33')
+    refused(2, 'g32, g64, g128 or feedback must follow the colon', *ask, '--compare', 'int4:g33')
     refused(2, 'leave --quant out', *ask, '--compare', 'int4', '--quant', 'int4')
     refused(2, 'this model has positions for 1 to', *ask[:-1], '64K', '--compare', 'int4', '--chunk', '10000')
     refused(2, 'cannot be written', *ask, '--compare', 'int4', '--plot', '/nonexistent/x.svg')
@@ -126,6 +143,7 @@ def check_bench():
     fits(answer['results'][1]['group_size'] == 32, answer)
     run = any4(*flags)
     fits(run.returncode == 0 and 'M weights/s' in run.stdout, run)
+    refused(2, '--quant: any4:feedback: there are no inputs', *flags, '--quant', 'any4:feedback')
     refused(2, '--quant: none quantizes nothing', *flags, '--quant', 'none')
     refused(2, 'more than 1073741824 weights', 'bench', 'quantize', '--rows', '1000000', '--cols', '1000000')
     refused(2, 'one too many', *flags, 'x')
@@ -155,6 +173,7 @@ def check_route(server, quant):
 
 
 check_compare()
+check_error_feedback()
 check_table_and_plot()
 check_refusals()
 check_limit_and_log()

@@ -18,6 +18,7 @@ enum { MAX_LINEARS = 64, N_IDS = 60, VOCAB = 64, BOS = 1 };
 struct record {
     const struct linear *linear;
     float *mean, *second; /* (n_cols), NULL where there were no moments */
+    double mean_square;   /* over all columns, as error feedback has it; 0: none */
 };
 
 struct run {
@@ -27,7 +28,7 @@ struct run {
     float factor; /* weights are multiplied by it */
 };
 
-static enum status load_rounded(void *context, struct linear *linear, const struct quant_moments *moments,
+static enum status load_rounded(void *context, struct linear *linear, const struct calibration *input,
                                 struct error *err)
 {
     struct run *run = context;
@@ -46,12 +47,13 @@ static enum status load_rounded(void *context, struct linear *linear, const stru
     linear->w.row_bytes = bytes;
     linear->w.codes = (const uint8_t *)weights;
     *record = (struct record){.linear = linear};
-    if (moments) {
+    if (input) {
         record->mean = malloc(bytes);
         record->second = malloc(bytes);
         cr_assert(record->mean && record->second);
-        memcpy(record->mean, moments->mean, bytes);
-        memcpy(record->second, moments->second, bytes);
+        memcpy(record->mean, input->moments.mean, bytes);
+        memcpy(record->second, input->moments.second, bytes);
+        record->mean_square = input->feedback ? feedback_damping(input->feedback) / FEEDBACK_DAMPING : 0;
     }
     return STATUS_OK;
 }
@@ -72,7 +74,8 @@ static void run_open(struct run *run, const char *folder, const char *override, 
         tensor_to_f32(run->model->norms + n * dim, run->model->norm_sources[n], 0, dim);
     }
     cr_assert_eq(thread_pool_open(&pool, n_threads, &err), STATUS_OK, "%s", err.message);
-    enum status status = calibrate_run(run->model, ids, n_ids, cpu_flags, pool, load_rounded, run, &err);
+    enum status status =
+        calibrate_run(run->model, ids, n_ids, true, cpu_flags, pool, load_rounded, run, &err);
     cr_assert_eq(status, STATUS_OK, "%s", err.message);
     cr_assert_eq(run->n_records, run->model->n_linears);
     thread_pool_close(pool);
@@ -249,6 +252,24 @@ static void expect_moments(const struct plain *p, const struct linear *linear, c
     }
 }
 
+/* Error feedback's second moments are neither clipped nor shrunk; quant/feedback's tests look at all of them.
+ */
+static double plain_mean_square(const struct inputs *in)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < in->n; i++) {
+        sum += square_norm(in->x[i], in->n_cols) / in->n_cols / in->n;
+    }
+    return sum;
+}
+
+static void expect_mean_square(const struct plain *p, const struct linear *linear, double expected)
+{
+    double found = record_of(p->run, linear)->mean_square;
+    cr_assert_float_eq(found, expected, 1e-4 * expected, "%s: mean square %.9g, expected %.9g", linear->name,
+                       found, expected);
+}
+
 static void whole(const struct plain *p, double *mean, double *second, const struct inputs *in)
 {
     struct inputs chosen = choose_inputs(p, in);
@@ -264,9 +285,11 @@ static void check_input(const struct plain *p, const double (*x)[MAX_DIM], struc
 {
     double mean[MAX_DIM], second[MAX_DIM];
     struct inputs in = rows_of(p, x, linears[0]->w.n_cols);
+    struct inputs chosen = choose_inputs(p, &in);
     whole(p, mean, second, &in);
     for (int32_t i = 0; i < n_linears; i++) {
         expect_moments(p, linears[i], mean, second);
+        expect_mean_square(p, linears[i], plain_mean_square(&chosen));
     }
 }
 
@@ -366,6 +389,8 @@ static void mixture(struct plain *p, const struct layer *layer, double (*y)[MAX_
     struct inputs chosen_mid = choose_inputs(p, &all_mid);
     raw_moments(mid_mean, mid_pool, &chosen_mid);
     double level = level_of(mid_pool, c->ffn_dim);
+    struct inputs chosen_all = choose_inputs(p, &all);
+    double pooled_square = plain_mean_square(&chosen_all);
     for (int32_t e = 0; e < EXPERTS; e++) {
         double mean[MAX_DIM], second[MAX_DIM];
         struct inputs chosen = choose_inputs(p, &in[e]);
@@ -376,6 +401,9 @@ static void mixture(struct plain *p, const struct layer *layer, double (*y)[MAX_
         }
         expect_moments(p, layer->experts[e].w_gate, mean, second);
         expect_moments(p, layer->experts[e].w_up, mean, second);
+        double square = (chosen.n * plain_mean_square(&chosen) + 256 * pooled_square) / (chosen.n + 256);
+        expect_mean_square(p, layer->experts[e].w_gate, square);
+        expect_mean_square(p, layer->experts[e].w_up, square);
         chosen = choose_inputs(p, &mid[e]);
         raw_moments(mean, second, &chosen);
         for (int32_t col = 0; col < c->ffn_dim; col++) {
@@ -383,6 +411,8 @@ static void mixture(struct plain *p, const struct layer *layer, double (*y)[MAX_
             mean[col] = chosen.n ? mean[col] : sqrt(level);
         }
         expect_moments(p, layer->experts[e].w_down, mean, second);
+        expect_mean_square(p, layer->experts[e].w_down,
+                           (chosen.n * plain_mean_square(&chosen) + 256 * level) / (chosen.n + 256));
     }
     for (int32_t row = 0; row < p->n_rows; row++) {
         memset(y[row], 0, sizeof y[row]);
@@ -537,6 +567,7 @@ static void expect_same(const struct run *a, const struct run *b, const char *wh
         cr_assert_str_eq(x->linear->name, y->linear->name);
         cr_assert(!x->mean || (!memcmp(x->mean, y->mean, bytes) && !memcmp(x->second, y->second, bytes)),
                   "%s: %s has other moments", what, x->linear->name);
+        cr_assert_eq(x->mean_square, y->mean_square, "%s: %s has another mean square", what, x->linear->name);
     }
 }
 

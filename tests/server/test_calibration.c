@@ -86,7 +86,10 @@ Test(calibration, calib_tokens_cuts_the_text)
     some = ENCODE("--calib-tokens=1");
     cr_expect_eq(some.options.n_calib_ids, 2);
     free(some.ids);
-    expect_refused(ENCODE("--calib-tokens=0"), "--calib-tokens");
+    some = ENCODE("--calib-tokens=0");
+    cr_expect_eq(some.options.n_calib_ids, 257, "0: the usual number");
+    free(some.ids);
+    expect_refused(ENCODE("--calib-tokens=-1"), "--calib-tokens");
     expect_refused(ENCODE("--calib-tokens=65537"), "--calib-tokens");
 }
 
@@ -123,6 +126,23 @@ Test(calibration, long_file)
     free(whole);
     free(out.ids);
     free(text);
+}
+
+/* Never at load without being asked, and not from the page that is built in. */
+Test(calibration, error_feedback_needs_a_file_and_takes_more_of_it)
+{
+    struct buffer text = {0};
+    for (int i = 0; i < 9000; i++) {
+        buffer_text(&text, i % 3 ? "ab " : "c ");
+    }
+    expect_refused(ENCODE("--error-feedback"), "error_feedback needs calib");
+    folder_put_text(&folder, "calib.txt", buffer_string(&text));
+    struct outcome_of out = ENCODE("--error-feedback", "--calib", path);
+    cr_assert_eq(out.status, STATUS_OK, "%s", out.err.message);
+    cr_expect(out.options.error_feedback);
+    cr_expect_eq(out.options.n_calib_ids, 8193, "BOS and 8192 tokens");
+    free(out.ids);
+    buffer_finish(&text);
 }
 
 Test(calibration, bad_files_are_refused_by_name)
