@@ -274,7 +274,7 @@ static void write_under_limit(size_t limit)
 /* A file system of our own that has room for the old file and so many bytes more. */
 static void write_to_full_disk(size_t room)
 {
-    char options[64], command[600];
+    char options[64], command[2048];
     if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) {
         exit(FULL_DISK);
     }
