@@ -435,8 +435,8 @@ static enum status map_file(struct cache *cache, struct error *err)
             status = error_set(err, STATUS_IO, "%s: cannot map %lld bytes: %s", cache->path,
                                (long long)info.st_size, strerror(errno));
         } else {
-            /* Read ahead where it is not in memory yet: the checksums need all of it. */
-            (void)madvise(bytes, (size_t)info.st_size, MADV_WILLNEED);
+            /* Where it is not in memory yet, it is read in huge pages if the file system has them. */
+            (void)madvise(bytes, (size_t)info.st_size, MADV_HUGEPAGE);
             cache->bytes = bytes;
             cache->n_bytes = (size_t)info.st_size;
             cache->mapped = true;

@@ -5,13 +5,45 @@
 #include <string.h>
 #include <xxhash.h>
 
+static struct hash canonical(XXH128_hash_t value)
+{
+    XXH128_canonical_t digits;
+    struct hash hash;
+    XXH128_canonicalFromHash(&digits, value);
+    memcpy(hash.bytes, digits.digest, sizeof hash.bytes);
+    return hash;
+}
+
 struct hash hash_bytes(const void *bytes, size_t n)
 {
-    XXH128_canonical_t canonical;
-    struct hash hash;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, n));
-    memcpy(hash.bytes, canonical.digest, sizeof hash.bytes);
+    return canonical(XXH3_128bits(bytes, n));
+}
+
+/* The library's own state under our name: its functions fail on NULL alone. */
+struct hash_stream *hash_stream_open(void)
+{
+    XXH3_state_t *state = XXH3_createState();
+    if (state) {
+        XXH3_128bits_reset(state);
+    }
+    return (struct hash_stream *)state;
+}
+
+void hash_stream_add(struct hash_stream *stream, const void *bytes, size_t n)
+{
+    XXH3_128bits_update((XXH3_state_t *)stream, bytes, n);
+}
+
+struct hash hash_stream_end(struct hash_stream *stream)
+{
+    struct hash hash = canonical(XXH3_128bits_digest((XXH3_state_t *)stream));
+    XXH3_128bits_reset((XXH3_state_t *)stream);
     return hash;
+}
+
+void hash_stream_close(struct hash_stream *stream)
+{
+    XXH3_freeState((XXH3_state_t *)stream);
 }
 
 void hash_add(struct hash *hash, const void *bytes, size_t n)

@@ -33,3 +33,21 @@ Test(hash, depends_on_order_and_limits_of_parts)
     hash_add(&d, NULL, 0);
     cr_assert(!equal(a, d));
 }
+
+Test(hash, streams_give_the_same)
+{
+    static unsigned char bytes[5000];
+    struct hash_stream *stream = hash_stream_open();
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        bytes[i] = (unsigned char)(i * 7);
+    }
+    cr_assert(equal(hash_stream_end(stream), hash_bytes("", 0)));
+    for (size_t n = 0; n <= sizeof bytes; n += 499) {
+        for (size_t at = 0; at < n; at += 313) {
+            hash_stream_add(stream, bytes + at, n - at < 313 ? n - at : 313);
+        }
+        cr_assert(equal(hash_stream_end(stream), hash_bytes(bytes, n)), "%zu", n);
+    }
+    hash_stream_close(stream);
+    hash_stream_close(NULL);
+}
