@@ -28,6 +28,7 @@ enum kv_cache_choice { KV_CHOICE_AUTO, KV_CHOICE_F32, KV_CHOICE_F16, KV_CHOICE_B
 /* What the log says about errors: nothing; sums and the worst tensors; a line per tensor. */
 enum quant_report_level { QUANT_REPORT_OFF, QUANT_REPORT_SUMMARY, QUANT_REPORT_FULL };
 
+/* Whatever here changes quantized bits is part of the key of cached models: engine/model_cache.c. */
 struct engine_options {
     const char *model_dir;
     const char *config_override; /* JSON object over config.json's keys, or NULL (tests only) */
@@ -39,8 +40,8 @@ struct engine_options {
                                  while opening. */
     int32_t n_calib_ids;
     const char
-        *quant_cache;  /* folder of quantized models, made when needed; NULL: off. Read while opening. */
-    bool verify_cache; /* read the model's files whole to know them, whatever their times say */
+        *quant_cache;    /* folder of quantized models, made when needed; NULL: off. Read while opening. */
+    bool verify_cache;   /* read the model's files whole to know them, whatever their times say */
     bool error_feedback; /* quantize with the second moments between columns (quant/feedback.h): any4, any3
                             and any2, needs calib_ids, thousands of them */
     enum quant_report_level quant_report; /* default off */

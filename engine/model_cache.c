@@ -127,6 +127,7 @@ static enum status make_key(struct model_cache *cache, const struct engine_optio
         hash_add_text(&hash, model->linears[i].quantize ? model->linears[i].name : "");
     }
     hash_add(&hash, options->calib_ids, (size_t)options->n_calib_ids * sizeof *options->calib_ids);
+    add_integer(&hash, options->error_feedback);
     hash_text(cache->key, &hash);
     free(config);
     return STATUS_OK;
@@ -411,10 +412,11 @@ struct model_cache *model_cache_open(struct model *model, const struct engine_op
     cache->model = model;
     cache->method = quant_method_name(options->quant.method);
     snprintf(cache->settings, sizeof cache->settings,
-             "quant %s, group_size %d, quant_weighting %s, seed %" PRIu64 ", %d calibration tokens",
+             "quant %s, group_size %d, quant_weighting %s, quant_seed %" PRIu64
+             ", %d calibration tokens, error_feedback %s",
              cache->method, (int)quant_group_size(&options->quant),
              quant_weighting_name(quant_weighting_of(&options->quant)), options->quant.seed,
-             (int)options->n_calib_ids);
+             (int)options->n_calib_ids, options->error_feedback ? "on" : "off");
     struct hash hash = hash_bytes(source, strlen(source));
     char name[HASH_TEXT_BYTES];
     hash_text(name, &hash);

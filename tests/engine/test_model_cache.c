@@ -213,6 +213,11 @@ Test(model_cache, settings_that_change_bits_are_kept_apart)
     ids[7]++;
     expect(MISS, NULL);
     ids[7]--;
+    options.error_feedback = true;
+    struct start fed = expect(MISS, NULL);
+    expect(HIT, &fed);
+    options.error_feedback = false;
+    expect(HIT, &calibrated);
     options.quant.weighting = QUANT_WEIGHTING_MEAN;
     expect(MISS, NULL);
     options.quant.weighting = QUANT_WEIGHTING_MOMENT; /* what auto means */
