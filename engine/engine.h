@@ -40,10 +40,12 @@ struct engine_options {
                                  while opening. */
     int32_t n_calib_ids;
     const char
-        *quant_cache;    /* folder of quantized models, made when needed; NULL: off. Read while opening. */
-    bool verify_cache;   /* read the model's files whole to know them, whatever their times say */
-    bool error_feedback; /* quantize with the second moments between columns (quant/feedback.h): any4, any3
-                            and any2, needs calib_ids, thousands of them */
+        *quant_cache;       /* folder of quantized models, made when needed; NULL: off. Read while opening. */
+    bool verify_cache;      /* read the model's files whole to know them, whatever their times say */
+    double bits_per_weight; /* 0: every linear as quant says; else widths are mixed so that all bits of the
+                               quantized ones stay below so many a weight (engine/widths.h); quant is any4 */
+    bool error_feedback;    /* quantize with the second moments between columns (quant/feedback.h): any4, any3
+                               and any2, needs calib_ids, thousands of them */
     enum quant_report_level quant_report; /* default off */
     double quant_max_error; /* relative weighted error of a tensor that is refused when exceeded; 0: none */
     int32_t n_threads;      /* 0: physical cores */

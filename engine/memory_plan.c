@@ -12,6 +12,7 @@
 #include "engine/forward.h"
 #include "engine/kv_cache.h"
 #include "engine/loader.h"
+#include "engine/sensitivity.h"
 
 /* Logits of a step are kept small beside the model: 64 MiB, but never fewer rows than sequences. */
 enum { LOGITS_BYTES = 64 << 20, LOAD_SCRATCH_BYTES = 8 << 20 };
@@ -150,11 +151,26 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
         n_stored += linear->source->n_elements;
         stored_bytes += (int64_t)linear->source->n_bytes;
     }
+    if (options->bits_per_weight > 0 && options->quant.method != QUANT_ANY4) {
+        return error_set(err, STATUS_INVALID,
+                         "bits_per_weight mixes widths of any4, with quant %s it means nothing",
+                         quant_method_name(options->quant.method));
+    }
+    if (options->bits_per_weight > 0 && !options->n_calib_ids) {
+        return error_set(err, STATUS_INVALID, "bits_per_weight needs a calibration text");
+    }
+    size_t measured_bytes = 0; /* while widths are chosen everything stands there as any4 */
+    if (options->bits_per_weight > 0) {
+        size_t most = (size_t)(options->bits_per_weight / 8 * (double)n_quantized);
+        measured_bytes = (out->quantized_bytes > most ? out->quantized_bytes - most : 0) +
+                         sensitivity_bytes(config, options->n_calib_ids);
+        out->quantized_bytes = most;
+    }
     out->bits_per_weight = n_quantized ? 8.0 * (double)out->quantized_bytes / (double)n_quantized
                                        : 8.0 * (double)stored_bytes / (double)n_stored;
     /* While one tensor is quantized its pages and scratch are resident beside everything that is done. */
-    out->peak_load_bytes =
-        out->quantized_bytes + out->kept_bytes + 2 * out->largest_tensor_bytes + LOAD_SCRATCH_BYTES;
+    out->peak_load_bytes = measured_bytes + out->quantized_bytes + out->kept_bytes +
+                           2 * out->largest_tensor_bytes + LOAD_SCRATCH_BYTES;
     if (options->n_calib_ids && quant_weighting_of(&options->quant) != QUANT_WEIGHTING_NONE) {
         enum status status = calibrate_check(config, options->calib_ids, options->n_calib_ids, err);
         if (status) {

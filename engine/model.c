@@ -101,6 +101,7 @@ static enum status bind_linear(struct binder *b, struct linear **out, int64_t ro
     }
     linear->w.n_rows = (int32_t)rows;
     linear->w.n_cols = (int32_t)cols;
+    linear->method = b->options->quant.method;
     linear->quantize =
         quantize && b->options->quant.method != QUANT_NONE && !skipped(b->options, linear->name);
     *out = linear;
@@ -195,6 +196,7 @@ static enum status bind_head(struct binder *b, struct error *err)
     head->source = model->embedding;
     head->w.n_rows = c->vocab_size;
     head->w.n_cols = c->dim;
+    head->method = b->options->quant.method;
     head->quantize = quantize && b->options->quant.method != QUANT_NONE && !skipped(b->options, head->name);
     model->head = head;
     const struct tensor *copy = safetensors_find(model->tensors, "lm_head.weight");

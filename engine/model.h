@@ -20,6 +20,7 @@ struct linear {
     float *bias;              /* (n_rows) f32 or NULL; owned */
     void *memory;             /* what w points into, or NULL where it points into the file; owned */
     bool quantize;            /* decided at binding: method, role and --quant-skip */
+    enum quant_method method; /* the model's, or what bits_per_weight chose for it */
     struct quant_stats stats; /* when quantized */
     char name[96];            /* the tensor's name without ".weight" */
 };

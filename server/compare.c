@@ -127,6 +127,9 @@ static enum status open_format(struct comparison *c, const struct quant_entry *e
 {
     struct engine_options options = c->options;
     options.quant.method = entry->method;
+    options.bits_per_weight = entry->bits_per_weight > 0    ? entry->bits_per_weight
+                              : entry->method == QUANT_ANY4 ? c->options.bits_per_weight
+                                                            : 0;
     options.error_feedback =
         entry->error_feedback || (c->config->error_feedback && feedback_takes(entry->method));
     options.quant.group_size = entry->method == QUANT_NONE ? 0

@@ -78,6 +78,7 @@ struct config {
     int64_t quant_seed, calib_tokens, calib_max_bytes;
     double quant_max_error;
     bool error_feedback;
+    double bits_per_weight;
     int64_t threads, max_model_len, max_running, max_queue, prefill_chunk, kv_cache_tokens, max_memory;
     bool strict_fields, access_log;
     int32_t log_format, log_level;

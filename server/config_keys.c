@@ -49,6 +49,8 @@ const struct config_key config_keys[] = {
      "longest file to calibrate on"},
     {"error_feedback", CONFIG_BOOL, ENGINE, "off", 0, 0, 0, AT(error_feedback), false,
      "let columns make good the errors of those before them: better, slow, needs calib (any4, any3, any2)"},
+    {"bits_per_weight", CONFIG_REAL, ENGINE, "0", 0, 16, 0, AT(bits_per_weight), false,
+     "mix any2, any3, any4 and int8 by measured loss so that weights take so many bits at most; 0: no"},
     {"quant_seed", CONFIG_INT, QUANTIZER, "0", 0, 1e18, 0, AT(quant_seed), false,
      "seed of any4-paper's k-means start; 0: the fixed one"},
     {"quant_report", CONFIG_CHOICE, SERVE | CONFIG_FOR_VERIFY, "summary", 0, 0, "off|summary|full",

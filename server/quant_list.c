@@ -28,6 +28,11 @@ static enum status parse_entry(struct quant_entry *out, const char *text, const 
         const char *option = strsep(&rest, ":");
         bool known = !strcmp(option, "feedback");
         out->error_feedback |= known;
+        if (*option == 'b' && option[1] >= '0' && option[1] <= '9') {
+            char *end;
+            out->bits_per_weight = strtod(option + 1, &end);
+            known = !*end && out->bits_per_weight > 0 && out->bits_per_weight <= 16;
+        }
         for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
             if (!strcmp(option, groups[i].text)) {
                 out->group_size = groups[i].size;
@@ -35,8 +40,10 @@ static enum status parse_entry(struct quant_entry *out, const char *text, const 
             }
         }
         if (!known) {
-            return error_set(err, STATUS_INVALID,
-                             "%s: \"%s\": g32, g64, g128 or feedback must follow the colon", flag, text);
+            return error_set(
+                err, STATUS_INVALID,
+                "%s: \"%s\": g32, g64, g128, feedback or b and a number of bits must follow the colon", flag,
+                text);
         }
     }
     if (out->method == QUANT_NONE && out->group_size) {
@@ -45,6 +52,9 @@ static enum status parse_entry(struct quant_entry *out, const char *text, const 
     if (out->error_feedback && !feedback_takes(out->method)) {
         return error_set(err, STATUS_INVALID, "%s: \"%s\": error feedback works with any4, any3 and any2",
                          flag, text);
+    }
+    if (out->bits_per_weight > 0 && out->method != QUANT_ANY4) {
+        return error_set(err, STATUS_INVALID, "%s: \"%s\": widths are mixed of any4's", flag, text);
     }
     return STATUS_OK;
 }

@@ -32,6 +32,25 @@ def answer(server):
     return choice['text'], choice['logprobs']
 
 
+def check_offline():
+    """What takes long is made once by any4 quantize and found again by the same flags."""
+    folder, calib = os.path.join(root, 'offline'), os.path.join(root, 'calib.txt')
+    with open(calib, 'w', encoding='utf-8') as file:
+        file.write('Once upon a time there was a little girl who had a red ball and a big dog. ' * 40)
+    plain, _ = quantize('--quant-cache', folder, '--calib', calib)
+    paths = {plain['path']}
+    for flags in (('--error-feedback',), ('--bits-per-weight', '5'), ('--error-feedback', '--bits-per-weight', '5')):
+        flags += ('--calib', calib, '--quant-cache', folder)
+        made, _ = quantize(*flags)
+        fits(made['cache'] == 'miss' and made['path'] not in paths, made, paths)
+        paths.add(made['path'])
+        with Server(*flags, quant='any4', model=model) as server:
+            fits('quant cache: hit' in server.text() and 'calibrated on' not in server.text(), server.text())
+            bits = json.loads(server.ask('GET', '/v1/quantization')[2])['bits']
+            fits(abs(bits - made['bits_per_weight']) < 1e-4, bits, made)
+    fits(len(cache_files(folder)) == 4)
+
+
 def check_second_start():
     folder = os.path.join(root, 'a', 'b')
     with Server('--quant-cache', folder, quant='any4', model=model) as server:
@@ -161,6 +180,7 @@ def check_shutdown_while_writing():
 
 
 try:
+    check_offline()
     check_second_start()
     check_many_at_once()
     check_kills()

@@ -79,6 +79,15 @@ def check_error_feedback():
     refused(2, 'error_feedback needs calib', 'verify', model_folder(), '--error-feedback')
 
 
+def check_mixed_widths():
+    rows = {r['quant']: r for r in json.loads(evaluate('--compare', 'any2,any4,any4:b3.9,any4:b5.5,any4:b5.5:feedback', '--json'))['rows']}
+    for bits in ('3.9', '5.5'):
+        fits(float(bits) - 0.5 < rows['any4:b' + bits]['bits_per_weight'] <= float(bits), rows)
+    fits(rows['any2']['kl'] > rows['any4:b3.9']['kl'] > rows['any4:b5.5']['kl'], rows)
+    refused(2, 'the fewest bits that this model can have are', 'verify', model_folder(), '--bits-per-weight', '1')
+    refused(2, '--bits-per-weight is "17"', 'verify', model_folder(), '--bits-per-weight', '17')
+
+
 def check_table_and_plot():
     with tempfile.TemporaryDirectory() as folder:
         model, svg = os.path.join(folder, 'a&b <"c">'), os.path.join(folder, 'plot.svg')
@@ -101,7 +110,7 @@ def check_refusals():
     ask = ('eval', model_folder(), '--text', text_file(), '--max-bytes', '2K')
     refused(2, '--compare is missing', *ask, '--plot', '/tmp/x.svg')
     refused(2, '--compare: unknown quantization method "any5"', *ask, '--compare', 'none,any5')
-    refused(2, 'g32, g64, g128 or feedback must follow the colon', *ask, '--compare', 'int4:g33')
+    refused(2, 'g32, g64, g128, feedback or b and a number of bits must follow the colon', *ask, '--compare', 'int4:g33')
     refused(2, 'leave --quant out', *ask, '--compare', 'int4', '--quant', 'int4')
     refused(2, 'this model has positions for 1 to', *ask[:-1], '64K', '--compare', 'int4', '--chunk', '10000')
     refused(2, 'cannot be written', *ask, '--compare', 'int4', '--plot', '/nonexistent/x.svg')
@@ -143,7 +152,7 @@ def check_bench():
     fits(answer['results'][1]['group_size'] == 32, answer)
     run = any4(*flags)
     fits(run.returncode == 0 and 'M weights/s' in run.stdout, run)
-    refused(2, '--quant: any4:feedback: there are no inputs', *flags, '--quant', 'any4:feedback')
+    refused(2, '--quant: any4:feedback: there is no model', *flags, '--quant', 'any4:feedback')
     refused(2, '--quant: none quantizes nothing', *flags, '--quant', 'none')
     refused(2, 'more than 1073741824 weights', 'bench', 'quantize', '--rows', '1000000', '--cols', '1000000')
     refused(2, 'one too many', *flags, 'x')
@@ -174,6 +183,7 @@ def check_route(server, quant):
 
 check_compare()
 check_error_feedback()
+check_mixed_widths()
 check_table_and_plot()
 check_refusals()
 check_limit_and_log()
