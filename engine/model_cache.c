@@ -129,7 +129,6 @@ static enum status make_key(struct model_cache *cache, const struct engine_optio
         hash_add_text(&hash, model->linears[i].quantize ? model->linears[i].name : "");
     }
     hash_add(&hash, options->calib_ids, (size_t)options->n_calib_ids * sizeof *options->calib_ids);
-    add_integer(&hash, options->error_feedback);
     hash_text(cache->key, &hash);
     free(config);
     return STATUS_OK;
