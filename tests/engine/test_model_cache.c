@@ -44,14 +44,6 @@ static void set_up(void)
     options.n_threads = 2;
 }
 
-static void tear_down(void)
-{
-    remove_folder(root);
-    remove_folder(model);
-}
-
-TestSuite(model_cache, .init = set_up, .fini = tear_down, .timeout = 120);
-
 __attribute__((format(printf, 1, 2))) static void run(const char *format, ...)
 {
     char command[1024];
@@ -61,6 +53,14 @@ __attribute__((format(printf, 1, 2))) static void run(const char *format, ...)
     va_end(args);
     cr_assert_eq(system(command), 0, "%s", command);
 }
+
+static void tear_down(void)
+{
+    run("rm -rf '%s'", root);
+    remove_folder(model);
+}
+
+TestSuite(model_cache, .init = set_up, .fini = tear_down, .timeout = 120);
 
 static struct start start(void)
 {
