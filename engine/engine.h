@@ -44,6 +44,7 @@ struct engine_options {
     bool verify_cache;      /* read the model's files whole to know them, whatever their times say */
     double bits_per_weight; /* 0: every linear as quant says; else widths are mixed so that all bits of the
                                quantized ones stay below so many a weight (engine/widths.h); quant is any4 */
+    bool rotation;          /* turn the residual stream into a basis without outliers (engine/rotation.h) */
     bool error_feedback;    /* quantize with the second moments between columns (quant/feedback.h): any4, any3
                                and any2, needs calib_ids, thousands of them */
     enum quant_report_level quant_report; /* default off */

@@ -1,5 +1,6 @@
 /* The transformer step: embedding, layers, final norm, head. */
 #include "engine/forward_internal.h"
+#include "engine/rotation.h"
 
 #include <assert.h>
 #include <math.h>
@@ -171,6 +172,9 @@ static void embed_rows(void *context, int64_t begin, int64_t end, int32_t thread
     for (int64_t t = begin; t < end; t++) {
         tensor_to_f32(f->x + t * c->dim, f->model->embedding, (int64_t)job->batch->tokens[t] * c->dim,
                       c->dim);
+        if (f->model->folded_norms) {
+            rotation_apply(f->x + t * c->dim, c->dim);
+        }
         for (int32_t i = 0; i < half; i++) {
             double angle = job->batch->positions[t] * f->rope_step[i];
             f->rope_cos[t * half + i] = (float)cos(angle);

@@ -13,6 +13,7 @@
 #include "engine/base/log.h"
 #include "engine/calibrate.h"
 #include "engine/model_cache.h"
+#include "engine/rotation.h"
 #include "engine/sensitivity.h"
 #include "engine/widths.h"
 
@@ -30,7 +31,7 @@ static bool served_in_place(const struct tensor *tensor)
     return (uintptr_t)tensor->data % dtype_bytes(tensor->dtype) == 0;
 }
 
-void loader_plan(const struct model *model, const struct quant_settings *settings, size_t *placed_bytes,
+void loader_plan(const struct model *model, const struct engine_options *options, size_t *placed_bytes,
                  size_t *kept_bytes)
 {
     *placed_bytes = 0;
@@ -38,7 +39,9 @@ void loader_plan(const struct model *model, const struct quant_settings *setting
     for (int64_t i = 0; i < model->n_linears; i++) {
         const struct linear *linear = &model->linears[i];
         if (linear->quantize) {
-            *placed_bytes += quant_matrix_bytes(settings, linear->w.n_rows, linear->w.n_cols);
+            *placed_bytes += quant_matrix_bytes(&options->quant, linear->w.n_rows, linear->w.n_cols);
+        } else if (options->rotation) {
+            *kept_bytes += (size_t)linear->source->n_elements * sizeof(float);
         } else if (linear->source != model->embedding) {
             *kept_bytes += linear->source->n_bytes;
         }
@@ -59,11 +62,85 @@ static void *place(size_t bytes)
     return memory;
 }
 
+/* Where the rows of a linear come from. */
+struct row_source {
+    const struct linear *linear;
+    float *matrix; /* (n_rows, n_cols) of one that writes a rotated stream, else NULL */
+};
+
 static void read_rows(void *source, float *out, int32_t row_begin, int32_t row_end)
 {
-    const struct tensor *tensor = source;
-    int64_t n_cols = tensor->shape[1];
-    tensor_to_f32(out, tensor, row_begin * n_cols, (row_end - row_begin) * n_cols);
+    const struct row_source *rows = source;
+    const struct linear *linear = rows->linear;
+    const int64_t n_cols = linear->w.n_cols, n = (row_end - row_begin) * n_cols;
+    if (rows->matrix) {
+        memcpy(out, rows->matrix + row_begin * n_cols, (size_t)n * sizeof *out);
+        return;
+    }
+    tensor_to_f32(out, linear->source, row_begin * n_cols, n);
+    for (float *row = out; linear->folded_norm && row < out + n; row += n_cols) {
+        for (int64_t j = 0; j < n_cols; j++) {
+            row[j] *= linear->folded_norm[j];
+        }
+        rotation_apply(row, (int32_t)n_cols);
+    }
+}
+
+struct rotate_job {
+    float *matrix;
+    int32_t n_rows;
+    int64_t n_cols;
+};
+
+static void rotate_columns(void *context, int64_t begin, int64_t end, int32_t thread)
+{
+    const struct rotate_job *job = context;
+    (void)thread;
+    rotation_apply_columns(job->matrix, job->n_rows, job->n_cols, begin, end);
+}
+
+/* free() of rows->matrix is the caller's. */
+static enum status open_rows(struct row_source *rows, const struct linear *linear, struct thread_pool *pool,
+                             struct error *err)
+{
+    const struct tensor *tensor = linear->source;
+    *rows = (struct row_source){.linear = linear};
+    if (!linear->writes_stream) {
+        return STATUS_OK;
+    }
+    float *matrix = place((size_t)tensor->n_elements * sizeof *matrix);
+    if (!matrix) {
+        return error_set(err, STATUS_NO_MEMORY, "%s: no memory to rotate tensor %s", tensor->path,
+                         tensor->name);
+    }
+    read_rows(rows, matrix, 0, linear->w.n_rows);
+    struct rotate_job job = {matrix, linear->w.n_rows, linear->w.n_cols};
+    thread_pool_run(pool, job.n_cols, 64, rotate_columns, &job);
+    rows->matrix = matrix;
+    return STATUS_OK;
+}
+
+/* Kept as it is stored but for the rotation: f32. */
+static enum status load_rotated(struct linear *linear, struct thread_pool *pool, struct error *err)
+{
+    const struct tensor *tensor = linear->source;
+    struct row_source rows;
+    enum status status = open_rows(&rows, linear, pool, err);
+    if (status) {
+        return status;
+    }
+    if (!(linear->memory = rows.matrix)) {
+        if (!(linear->memory = place((size_t)tensor->n_elements * sizeof(float)))) {
+            return error_set(err, STATUS_NO_MEMORY, "%s: no memory to rotate tensor %s", tensor->path,
+                             tensor->name);
+        }
+        read_rows(&rows, linear->memory, 0, linear->w.n_rows);
+    }
+    linear->w.kind = ANY4_F32;
+    linear->w.layout = ANY4_LAYOUT_ROW_MAJOR;
+    linear->w.row_bytes = (size_t)linear->w.n_cols * sizeof(float);
+    linear->w.codes = linear->memory;
+    return STATUS_OK;
 }
 
 static enum status load_as_stored(struct linear *linear, struct error *err)
@@ -146,7 +223,7 @@ static enum status quantize_linear(struct loading *loading, struct linear *linea
 {
     const struct tensor *tensor = linear->source;
     struct quant_settings settings = loading->options->quant;
-    void *source = (void *)(uintptr_t)tensor;
+    struct row_source rows;
     double begin = clock_seconds();
     enum status status;
     settings.method = method;
@@ -157,13 +234,17 @@ static enum status quantize_linear(struct loading *loading, struct linear *linea
         return error_set(err, STATUS_NO_MEMORY, "%s: no memory for tensor %s (%zu bytes quantized)",
                          tensor->path, tensor->name, bytes);
     }
+    if ((status = open_rows(&rows, linear, loading->pool, err))) {
+        return status;
+    }
     if (feedback && feedback_takes(method)) {
         status = feedback_matrix(&linear->w, linear->memory, &linear->stats, feedback, &settings,
-                                 linear->w.n_rows, read_rows, source, loading->pool, err);
+                                 linear->w.n_rows, read_rows, &rows, loading->pool, err);
     } else {
         status = quant_matrix(&linear->w, linear->memory, &linear->stats, &settings, linear->w.n_rows,
-                              linear->w.n_cols, read_rows, source, moments, loading->pool, err);
+                              linear->w.n_cols, read_rows, &rows, moments, loading->pool, err);
     }
+    free(rows.matrix);
     if (status) {
         char prefix[400];
         snprintf(prefix, sizeof prefix, "%s: tensor %s", tensor->path, tensor->name);
@@ -217,7 +298,8 @@ static enum status load_linear(struct loading *loading, struct linear *linear,
         status =
             quantize_linear(loading, linear, linear->method, moments, input ? input->feedback : NULL, err);
     } else if (!(status = check_finite(tensor, loading->pool, err))) {
-        status = load_as_stored(linear, err);
+        bool rotated = linear->folded_norm || linear->writes_stream;
+        status = rotated ? load_rotated(linear, loading->pool, err) : load_as_stored(linear, err);
     }
     if (status) {
         return status;
@@ -231,6 +313,9 @@ static enum status load_linear(struct loading *loading, struct linear *linear,
             return error_set(err, STATUS_NO_MEMORY, "%s: out of memory", tensor->path);
         }
         tensor_to_f32(linear->bias, linear->bias_source, 0, linear->w.n_rows);
+        if (linear->writes_stream) {
+            rotation_apply(linear->bias, linear->w.n_rows);
+        }
     }
     return STATUS_OK;
 }
@@ -277,6 +362,47 @@ static enum status load_norms(struct model *model, struct error *err)
             }
         }
     }
+    return STATUS_OK;
+}
+
+static void fold_norm(const float *norm, struct linear *const *linears, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        linears[i]->folded_norm = norm;
+    }
+}
+
+/* Takes the gains out of the norms and says of every linear what is to be done with it. */
+static enum status rotate_model(struct model *model, struct error *err)
+{
+    const struct model_config *c = &model->config;
+    const int64_t n = (2 * (int64_t)c->n_layers + 1) * c->dim;
+    if (!(model->folded_norms = malloc((size_t)n * sizeof *model->folded_norms))) {
+        return error_set(err, STATUS_NO_MEMORY, "out of memory for norms");
+    }
+    memcpy(model->folded_norms, model->norms, (size_t)n * sizeof *model->norms);
+    for (int64_t i = 0; i < n; i++) {
+        model->norms[i] = 1;
+    }
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        const struct layer *layer = &model->layers[l];
+        const float *attn_norm = model->folded_norms + 2 * (int64_t)l * c->dim,
+                    *ffn_norm = attn_norm + c->dim;
+        fold_norm(attn_norm, (struct linear *const[]){layer->wq, layer->wk, layer->wv}, 3);
+        layer->wo->writes_stream = true;
+        if (!c->n_experts) {
+            fold_norm(ffn_norm, (struct linear *const[]){layer->w_gate, layer->w_up}, 2);
+            layer->w_down->writes_stream = true;
+        } else {
+            fold_norm(ffn_norm, &layer->router, 1);
+        }
+        for (int32_t e = 0; e < c->n_experts; e++) {
+            const struct expert *expert = &layer->experts[e];
+            fold_norm(ffn_norm, (struct linear *const[]){expert->w_gate, expert->w_up}, 2);
+            expert->w_down->writes_stream = true;
+        }
+    }
+    fold_norm(model->folded_norms + n - c->dim, &model->head, 1);
     return STATUS_OK;
 }
 
@@ -382,6 +508,9 @@ enum status loader_run(struct model *model, const struct engine_options *options
     double begin = clock_seconds();
     struct loading loading = {.model = model, .options = options, .pool = pool};
     enum status status = load_norms(model, err);
+    if (!status && options->rotation) {
+        status = rotate_model(model, err);
+    }
     for (int64_t i = 0; i < model->n_linears; i++) {
         loading.total += (double)model->linears[i].source->n_elements;
     }

@@ -7,7 +7,7 @@
 
 /* Bytes that the loaded weights will take in memory (quantized and copied ones), and those read in the file's
  * pages. */
-void loader_plan(const struct model *model, const struct quant_settings *settings, size_t *placed_bytes,
+void loader_plan(const struct model *model, const struct engine_options *options, size_t *placed_bytes,
                  size_t *kept_bytes);
 
 /* Fills every linear and norm. NaN or Inf in a weight to quantize: STATUS_QUANTIZE naming tensor, row and

@@ -143,7 +143,7 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
     if (options->error_feedback && !options->n_calib_ids) {
         return error_set(err, STATUS_INVALID, "error_feedback needs a calibration text");
     }
-    loader_plan(model, &options->quant, &out->quantized_bytes, &out->kept_bytes);
+    loader_plan(model, options, &out->quantized_bytes, &out->kept_bytes);
     int64_t n_stored = 0, stored_bytes = 0;
     for (int64_t i = 0; i < model->n_linears; i++) {
         const struct linear *linear = &model->linears[i];
@@ -171,6 +171,9 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
     /* While one tensor is quantized its pages and scratch are resident beside everything that is done. */
     out->peak_load_bytes = measured_bytes + out->quantized_bytes + out->kept_bytes +
                            2 * out->largest_tensor_bytes + LOAD_SCRATCH_BYTES;
+    if (options->rotation) { /* one tensor stands there in f32 at a time */
+        out->peak_load_bytes += 2 * out->largest_tensor_bytes;
+    }
     if (options->n_calib_ids && quant_weighting_of(&options->quant) != QUANT_WEIGHTING_NONE) {
         enum status status = calibrate_check(config, options->calib_ids, options->n_calib_ids, err);
         if (status) {

@@ -356,6 +356,7 @@ void model_close(struct model *model)
     free(model->layers);
     free(model->norm_sources);
     free(model->norms);
+    free(model->folded_norms);
     safetensors_close(model->tensors);
     free(model);
 }

@@ -16,8 +16,11 @@
 struct linear {
     const struct tensor *source; /* (n_rows, n_cols) in the folder */
     const struct tensor *bias_source;
-    struct any4_matrix w;     /* filled by the loader */
-    float *bias;              /* (n_rows) f32 or NULL; owned */
+    struct any4_matrix w; /* filled by the loader */
+    float *bias;          /* (n_rows) f32 or NULL; owned */
+    /* With a rotated residual stream (engine/rotation.h), set by the loader: */
+    const float *folded_norm; /* (n_cols) reads the stream behind this norm; NULL: does not */
+    bool writes_stream;
     void *memory;             /* what w points into, or NULL where it points into the file; owned */
     bool quantize;            /* decided at binding: method, role and --quant-skip */
     enum quant_method method; /* the model's, or what bits_per_weight chose for it */
@@ -41,7 +44,8 @@ struct model {
     struct model_config config;
     struct safetensors *tensors;
     const struct tensor *embedding; /* (vocab_size, dim), read in place */
-    float *norms;                   /* (2 * n_layers + 1, dim) f32 */
+    float *norms;                   /* (2 * n_layers + 1, dim) f32; all 1 when they are folded into linears */
+    float *folded_norms;            /* what they were; NULL: the residual stream is not rotated */
     const struct tensor **norm_sources;
     float *final_norm;
     struct layer *layers;

@@ -124,6 +124,7 @@ static enum status make_key(struct model_cache *cache, const struct engine_optio
     hash_add_text(&hash, quant_weighting_name(quant_weighting_of(quant)));
     add_integer(&hash, (int64_t)quant->seed);
     add_integer(&hash, options->error_feedback);
+    add_integer(&hash, options->rotation);
     hash_add(&hash, &options->bits_per_weight, sizeof options->bits_per_weight);
     for (int64_t i = 0; i < model->n_linears; i++) {
         hash_add_text(&hash, model->linears[i].quantize ? model->linears[i].name : "");
@@ -414,10 +415,11 @@ struct model_cache *model_cache_open(struct model *model, const struct engine_op
     cache->method = quant_method_name(options->quant.method);
     snprintf(cache->settings, sizeof cache->settings,
              "quant %s, group_size %d, quant_weighting %s, quant_seed %" PRIu64
-             ", %d calibration tokens, error_feedback %s, bits_per_weight %g",
+             ", %d calibration tokens, rotation %s, error_feedback %s, bits_per_weight %g",
              cache->method, (int)quant_group_size(&options->quant),
              quant_weighting_name(quant_weighting_of(&options->quant)), options->quant.seed,
-             (int)options->n_calib_ids, options->error_feedback ? "on" : "off", options->bits_per_weight);
+             (int)options->n_calib_ids, options->rotation ? "on" : "off",
+             options->error_feedback ? "on" : "off", options->bits_per_weight);
     struct hash hash = hash_bytes(source, strlen(source));
     char name[HASH_TEXT_BYTES];
     hash_text(name, &hash);

@@ -127,6 +127,7 @@ static enum status open_format(struct comparison *c, const struct quant_entry *e
 {
     struct engine_options options = c->options;
     options.quant.method = entry->method;
+    options.rotation = entry->rotation || (c->options.rotation && entry->method != QUANT_NONE);
     options.bits_per_weight = entry->bits_per_weight > 0    ? entry->bits_per_weight
                               : entry->method == QUANT_ANY4 ? c->options.bits_per_weight
                                                             : 0;
@@ -140,7 +141,7 @@ static enum status open_format(struct comparison *c, const struct quant_entry *e
 
 static enum status compare_one(struct comparison *c, struct compare_row *row, struct error *err)
 {
-    bool is_float = row->entry.method == QUANT_NONE;
+    bool is_float = row->entry.method == QUANT_NONE && !row->entry.rotation;
     struct scorer *scorer = c->reference;
     enum status status = is_float ? STATUS_OK : open_format(c, &row->entry, &scorer, err);
     if (status) {
@@ -168,14 +169,14 @@ static void print_head(const struct comparison *c)
     static const char *const kv_names[] = {[KV_F32] = "f32", [KV_F16] = "f16", [KV_BF16] = "bf16"};
     printf("%d tokens in chunks of %d, KV cache %s, against the weights as stored\n", (int)c->n_ids,
            (int)c->chunk, kv_names[scorer_get_info(c->reference)->kv_type]);
-    printf("%-16s %11s %7s %7s %10s %12s %12s %8s\n", "quant", "bits/weight", "codes", "tables", "NLL",
+    printf("%-24s %11s %7s %7s %10s %12s %12s %8s\n", "quant", "bits/weight", "codes", "tables", "NLL",
            "perplexity", "KL", "top-1");
     fflush(stdout);
 }
 
 static void print_row(const struct compare_row *row)
 {
-    printf("%-16s %11.3f %7.3f %7.3f %10.6f %12.4f %12.4e %7.2f%%\n", row->entry.label, row->bits_per_weight,
+    printf("%-24s %11.3f %7.3f %7.3f %10.6f %12.4f %12.4e %7.2f%%\n", row->entry.label, row->bits_per_weight,
            row->code_bits, row->table_bits, row->nll, row->perplexity, row->kl, 100 * row->top1);
     fflush(stdout);
 }

@@ -26,8 +26,10 @@ static enum status parse_entry(struct quant_entry *out, const char *text, const 
     }
     while (rest) {
         const char *option = strsep(&rest, ":");
-        bool known = !strcmp(option, "feedback");
-        out->error_feedback |= known;
+        bool feedback = !strcmp(option, "feedback"), rotation = !strcmp(option, "rotation");
+        bool known = feedback || rotation;
+        out->error_feedback |= feedback;
+        out->rotation |= rotation;
         if (*option == 'b' && option[1] >= '0' && option[1] <= '9') {
             char *end;
             out->bits_per_weight = strtod(option + 1, &end);
@@ -40,10 +42,10 @@ static enum status parse_entry(struct quant_entry *out, const char *text, const 
             }
         }
         if (!known) {
-            return error_set(
-                err, STATUS_INVALID,
-                "%s: \"%s\": g32, g64, g128, feedback or b and a number of bits must follow the colon", flag,
-                text);
+            return error_set(err, STATUS_INVALID,
+                             "%s: \"%s\": g32, g64, g128, feedback, rotation or b and a number of bits must "
+                             "follow the colon",
+                             flag, text);
         }
     }
     if (out->method == QUANT_NONE && out->group_size) {

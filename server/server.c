@@ -193,6 +193,7 @@ enum status server_engine_options(struct engine_options *out, const struct confi
                          config->calib ? "calib" : "quant_weighting");
     }
     out->error_feedback = config->error_feedback;
+    out->rotation = config->rotation;
     out->bits_per_weight = config->bits_per_weight;
     if (config->error_feedback && !config->calib) {
         return error_set(

@@ -88,6 +88,13 @@ def check_mixed_widths():
     refused(2, '--bits-per-weight is "17"', 'verify', model_folder(), '--bits-per-weight', '17')
 
 
+def check_rotation():
+    rows = {r['quant']: r for r in json.loads(evaluate('--compare', 'none:rotation,any4,any4:rotation,any4:rotation:b5', '--json'))['rows']}
+    fits(0 <= rows['none:rotation']['kl'] < 1e-9 and rows['none:rotation']['top1'] > 0.999, rows)
+    fits(0 < rows['any4:rotation']['kl'] < 2 * rows['any4']['kl'], rows)
+    fits(rows['any4:rotation']['kl'] != rows['any4']['kl'] and rows['any4:rotation:b5']['bits_per_weight'] <= 5, rows)
+
+
 def check_table_and_plot():
     with tempfile.TemporaryDirectory() as folder:
         model, svg = os.path.join(folder, 'a&b <"c">'), os.path.join(folder, 'plot.svg')
@@ -110,7 +117,7 @@ def check_refusals():
     ask = ('eval', model_folder(), '--text', text_file(), '--max-bytes', '2K')
     refused(2, '--compare is missing', *ask, '--plot', '/tmp/x.svg')
     refused(2, '--compare: unknown quantization method "any5"', *ask, '--compare', 'none,any5')
-    refused(2, 'g32, g64, g128, feedback or b and a number of bits must follow the colon', *ask, '--compare', 'int4:g33')
+    refused(2, 'g32, g64, g128, feedback, rotation or b and a number of bits must follow the colon', *ask, '--compare', 'int4:g33')
     refused(2, 'leave --quant out', *ask, '--compare', 'int4', '--quant', 'int4')
     refused(2, 'this model has positions for 1 to', *ask[:-1], '64K', '--compare', 'int4', '--chunk', '10000')
     refused(2, 'cannot be written', *ask, '--compare', 'int4', '--plot', '/nonexistent/x.svg')
@@ -184,6 +191,7 @@ def check_route(server, quant):
 check_compare()
 check_error_feedback()
 check_mixed_widths()
+check_rotation()
 check_table_and_plot()
 check_refusals()
 check_limit_and_log()

@@ -11,7 +11,7 @@ Test(compare, lists_of_formats)
     } bad[] = {{"", "--compare: a comma list of 1 to 32 formats"},
                {" , ", "--compare: a comma list of 1 to 32 formats"},
                {"any5", "--compare: unknown quantization method \"any5\""},
-               {"any4,int4:", "\"int4:\": g32, g64, g128, feedback or b and a number of bits must follow"},
+               {"any4,int4:", "\"int4:\": g32, g64, g128, feedback, rotation or b and a number of bits must follow"},
                {"int4:64", "\"int4:64\": g32, g64, g128"},
                {"int4:g16", "\"int4:g16\": g32"},
                {"int4:g064", "\"int4:g064\": g32"},
