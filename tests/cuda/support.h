@@ -1,5 +1,6 @@
-/* What the tests of the CUDA kernels share: a check that counts, random numbers, memory of the device. Plain
- * mains without a framework: they run under thread sanitizer, and on machines with a card and little else. */
+/* What the tests of the CUDA kernels share: a check that counts and memory of the device, beside what
+ * tests/kernels has. Plain mains without a framework: they run under thread sanitizer, and on machines with a
+ * card and little else. */
 #ifndef TESTS_CUDA_SUPPORT_H
 #define TESTS_CUDA_SUPPORT_H
 
@@ -9,7 +10,11 @@
 
 #include <vector>
 
+#include "engine/base/float16.h"
 #include "kernels/cuda/simt.h"
+extern "C" {
+#include "tests/kernels/support.h"
+}
 
 static int n_checks, n_failures;
 
@@ -37,28 +42,6 @@ static inline int checks_finish(const char *name)
 {
     fprintf(stderr, "%s: %d checks, %d failures\n", name, n_checks, n_failures);
     return n_failures || !n_checks;
-}
-
-struct rng {
-    uint64_t state;
-};
-
-static inline uint64_t rng_next(struct rng *rng) /* splitmix64 */
-{
-    uint64_t z = (rng->state += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static inline int32_t rng_below(struct rng *rng, int32_t n)
-{
-    return (int32_t)(rng_next(rng) % (uint64_t)n);
-}
-
-static inline float rng_float(struct rng *rng) /* [-1, 1) */
-{
-    return (float)(rng_next(rng) >> 40) * 0x1p-23f - 1.0f;
 }
 
 /* Memory of the device, filled from the host. It ends where its bytes end: the address sanitizer sees a step

@@ -1,8 +1,5 @@
 /* The primitives of simt.h, each against its definition. Where a card runs this instead of the host's
  * runtime, the same must hold. */
-#include <string>
-
-#include "engine/base/float16.h"
 #include "tests/cuda/support.h"
 
 /* -- matrix products -- */
