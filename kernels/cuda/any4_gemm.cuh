@@ -33,14 +33,26 @@ SIMT_DEVICE void decode_run(uint32_t out[4], uint32_t codes, const struct table_
     }
 }
 
-/* A lane's pieces of one tile of 16 rows: rows g and g + 8. */
+/* A lane's pieces of one tile of 16 rows: rows g and g + 8. The word of scales of ANY4_LUT_INT8 is loaded as
+ * early; for the words of ANY4_LUT there are not the registers. */
 template <int GROUP, bool INT8> struct gemm_unit {
     simt_words piece[2];
     tile_scales<GROUP, INT8> scales[2];
 };
 
 template <int GROUP, bool INT8>
-SIMT_DEVICE gemm_unit<GROUP, INT8> gemm_load(const struct cuda_any4 &w, int64_t row_block, int32_t half,
+SIMT_DEVICE void gemm_load_scales(gemm_unit<GROUP, INT8> &unit, const struct cuda_any4 &w, int32_t row_block,
+                                  int32_t half, int32_t tile_col)
+{
+    SIMT_UNROLL
+    for (int32_t i = 0; i < 2; i++) {
+        const int32_t row = (2 * half + i) * ANY4_TILE_ROWS + simt_lane() / 4;
+        unit.scales[i] = scales_load<GROUP, INT8>(w, row_block, tile_col, row);
+    }
+}
+
+template <int GROUP, bool INT8>
+SIMT_DEVICE gemm_unit<GROUP, INT8> gemm_load(const struct cuda_any4 &w, int32_t row_block, int32_t half,
                                              int32_t tile_col)
 {
     const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4;
@@ -48,10 +60,12 @@ SIMT_DEVICE gemm_unit<GROUP, INT8> gemm_load(const struct cuda_any4 &w, int64_t 
     SIMT_UNROLL
     for (int32_t i = 0; i < 2; i++) {
         const int32_t tile_row = 2 * half + i;
-        const int64_t tile = (row_block * UNIT_TILES + tile_row) * w.n_tile_cols + tile_col;
+        const int32_t tile = (row_block * UNIT_TILES + tile_row) * w.n_tile_cols + tile_col;
         unit.piece[i] = simt_load_stream(static_cast<const simt_words *>(w.codes) + tile * TILE_PIECES +
                                          t * ANY4_TILE_ROWS + g);
-        unit.scales[i] = scales_load<GROUP, INT8>(w, row_block, tile_col, tile_row * ANY4_TILE_ROWS + g);
+    }
+    if constexpr (INT8) {
+        gemm_load_scales(unit, w, row_block, half, tile_col);
     }
     return unit;
 }
@@ -69,19 +83,26 @@ template <int TOKENS, int COLS> SIMT_DEVICE int32_t gemm_stage_at(int32_t split,
 }
 
 /* Starts copying the columns [col, col + COLS) of each split's tile; tokens and tiles that are not there are
- * zeros. */
+ * zeros. A thread copies the same piece of several rows (split, token). */
 template <int TOKENS, int COLS>
 SIMT_DEVICE void gemm_stage_x(simt_words *stage, const struct any4_args &args, int32_t tile_col, int32_t last,
                               int32_t col)
 {
-    typedef gemm_stage<TOKENS, COLS> layout;
-    for (int32_t i = simt_thread(); i < layout::PIECES_ALL; i += GEMM_THREADS) {
-        const int32_t piece = i % layout::PIECES_A_ROW, token = i / layout::PIECES_A_ROW % TOKENS;
-        const int32_t split = i / layout::PIECES_A_ROW / TOKENS;
+    constexpr int32_t PIECES_A_ROW = gemm_stage<TOKENS, COLS>::PIECES_A_ROW;
+    constexpr int32_t ROWS_A_TURN = GEMM_THREADS / PIECES_A_ROW;
+    constexpr int32_t TURNS = gemm_stage<TOKENS, COLS>::PIECES_ALL / GEMM_THREADS;
+    static_assert(ROWS_A_TURN % 2 == 0 && (TOKENS % ROWS_A_TURN == 0 || ROWS_A_TURN % TOKENS == 0),
+                  "whole rows");
+    const int32_t piece = simt_thread() % PIECES_A_ROW, row = simt_thread() / PIECES_A_ROW;
+    simt_words *to = stage + gemm_stage_at<TOKENS, COLS>(0, row, piece);
+    SIMT_UNROLL
+    for (int32_t turn = 0; turn < TURNS; turn++) {
+        /* row + turn * ROWS_A_TURN is split * TOKENS + token */
+        const int32_t token = row % TOKENS + turn * ROWS_A_TURN % TOKENS;
+        const int32_t split = row / TOKENS + turn * ROWS_A_TURN / TOKENS;
         const bool valid = token < args.n_tokens && tile_col + split < last;
-        const int64_t from = token * args.x_stride + (tile_col + split) * ANY4_TILE_COLS + col + piece * 8;
-        simt_copy_async(stage + gemm_stage_at<TOKENS, COLS>(split, token, piece), args.x + (valid ? from : 0),
-                        valid);
+        const int32_t from = token * args.x_stride + (tile_col + split) * ANY4_TILE_COLS + col + piece * 8;
+        simt_copy_async(to + turn * GEMM_THREADS, args.x + (valid ? from : 0), valid);
     }
     simt_copy_commit();
 }
@@ -94,12 +115,18 @@ template <int N_TILES, int COLS> constexpr int32_t gemm_shared_bytes(void)
     return stages > sums ? stages : sums;
 }
 
+/* Two blocks share a processor where 128 registers are enough for both; what is loaded ahead has to fit. */
+template <int N_TILES, bool INT8> constexpr int32_t gemm_blocks(void)
+{
+    return INT8 && N_TILES <= 2 ? 2 : 1;
+}
+
 /* N_TILES: of 8 tokens. COLS: of a tile that are staged at a time, 64 or 128. */
 template <int GROUP, int N_TILES, bool INT8, int COLS>
-SIMT_KERNEL(GEMM_THREADS, 1)
+SIMT_KERNEL(GEMM_THREADS, (gemm_blocks<N_TILES, INT8>()))
 any4_gemm_kernel(struct any4_args args)
 {
-    constexpr int32_t TOKENS = 8 * N_TILES, PARTS = ANY4_TILE_COLS / COLS;
+    constexpr int32_t TOKENS = 8 * N_TILES, PARTS = ANY4_TILE_COLS / COLS, AHEAD = N_TILES == 1 ? 2 : 1;
     typedef gemm_stage<TOKENS, COLS> layout;
     SIMT_DYNAMIC_SHARED(memory);
     SIMT_SHARED(uint32_t, is_last, [1]);
@@ -108,18 +135,18 @@ any4_gemm_kernel(struct any4_args args)
     const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4;
     const int32_t half = simt_warp() % 2, split = simt_warp() / 2;
     const int32_t n_tile_cols = args.w.n_tile_cols;
-    const int64_t n_units = (int64_t)args.w.n_row_blocks * n_tile_cols;
-    const int64_t end = stripe_begin(simt_block() + 1, n_units);
-    int64_t unit = stripe_begin(simt_block(), n_units);
+    const int32_t n_units = args.w.n_row_blocks * n_tile_cols;
+    const int32_t end = stripe_begin(simt_block() + 1, n_units);
+    int32_t unit = stripe_begin(simt_block(), n_units);
     while (unit < end) {
-        const int64_t row_block = unit / n_tile_cols;
-        const int32_t first = (int32_t)(unit % n_tile_cols);
-        const int32_t last = end - unit < n_tile_cols - first ? first + (int32_t)(end - unit) : n_tile_cols;
-        const int64_t row = row_block * BLOCK_ROWS + half * 16 + g;
+        const int32_t row_block = unit / n_tile_cols;
+        const int32_t first = unit - row_block * n_tile_cols;
+        const int32_t last = end - unit < n_tile_cols - first ? first + end - unit : n_tile_cols;
+        const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g;
         const struct table_planes planes[2] = {planes_load(args.w, row), planes_load(args.w, row + 8)};
-        gemm_unit<GROUP, INT8> ahead[2] = {};
+        gemm_unit<GROUP, INT8> ahead[AHEAD] = {};
         SIMT_UNROLL
-        for (int32_t i = 0; i < 2; i++) {
+        for (int32_t i = 0; i < AHEAD; i++) {
             if (first + split + i * GEMM_SPLITS < last) {
                 ahead[i] = gemm_load<GROUP, INT8>(args.w, row_block, half, first + split + i * GEMM_SPLITS);
             }
@@ -130,11 +157,17 @@ any4_gemm_kernel(struct any4_args args)
         gemm_stage_x<TOKENS, COLS>(stages, args, first, last, 0);
         int32_t turn = 0;
         for (int32_t tile_col = first; tile_col < last; tile_col += GEMM_SPLITS) {
-            const gemm_unit<GROUP, INT8> current = ahead[0];
+            gemm_unit<GROUP, INT8> current = ahead[0];
             const int32_t mine = tile_col + split;
-            ahead[0] = ahead[1];
-            if (mine + 2 * GEMM_SPLITS < last) {
-                ahead[1] = gemm_load<GROUP, INT8>(args.w, row_block, half, mine + 2 * GEMM_SPLITS);
+            if constexpr (AHEAD == 2) {
+                ahead[0] = ahead[1];
+            }
+            if (mine + AHEAD * GEMM_SPLITS < last) {
+                ahead[AHEAD - 1] =
+                    gemm_load<GROUP, INT8>(args.w, row_block, half, mine + AHEAD * GEMM_SPLITS);
+            }
+            if (!INT8 && mine < last) {
+                gemm_load_scales(current, args.w, row_block, half, mine);
             }
             float group_sums[N_TILES][4] = {}, x_sums[INT8 ? 1 : N_TILES][4] = {};
             SIMT_UNROLL

@@ -16,9 +16,9 @@ enum {
 /* Two values by a byte of codes, low nibble first: table[byte][lane]. A warp fills the rows of two second
  * codes. F16: the values as f16, which int8 entries are exactly; else as bf16. */
 template <bool F16>
-SIMT_DEVICE void pair_table_fill(uint32_t *table, const struct cuda_any4 &w, int64_t row_block)
+SIMT_DEVICE void pair_table_fill(uint32_t *table, const struct cuda_any4 &w, int32_t row_block)
 {
-    const int64_t row = row_block * BLOCK_ROWS + simt_lane();
+    const int64_t row = (int64_t)row_block * BLOCK_ROWS + simt_lane();
     const struct table_planes planes = planes_load(w, row);
     uint32_t pairs[8];
     SIMT_UNROLL
@@ -80,10 +80,10 @@ template <int GROUP, bool INT8> struct gemv_unit {
 };
 
 template <int GROUP, bool INT8>
-SIMT_DEVICE gemv_unit<GROUP, INT8> gemv_load(const struct cuda_any4 &w, int64_t row_block, int32_t tile_col)
+SIMT_DEVICE gemv_unit<GROUP, INT8> gemv_load(const struct cuda_any4 &w, int32_t row_block, int32_t tile_col)
 {
     const int32_t lane = simt_lane();
-    const int64_t tile = (row_block * UNIT_TILES + lane / ANY4_TILE_ROWS) * w.n_tile_cols + tile_col;
+    const int32_t tile = (row_block * UNIT_TILES + lane / ANY4_TILE_ROWS) * w.n_tile_cols + tile_col;
     const simt_words *at =
         static_cast<const simt_words *>(w.codes) + tile * TILE_PIECES + lane % ANY4_TILE_ROWS;
     gemv_unit<GROUP, INT8> unit;
@@ -174,9 +174,9 @@ any4_gemv_kernel(struct any4_args args)
     uint32_t *table = reinterpret_cast<uint32_t *>(memory);
     uint32_t *x = table + PAIR_TABLE_WORDS;
     const int32_t n_tile_cols = args.w.n_tile_cols, x_words = n_tile_cols * ANY4_TILE_COLS / 2;
-    const int64_t n_units = (int64_t)args.w.n_row_blocks * n_tile_cols;
-    const int64_t end = stripe_begin(simt_block() + 1, n_units);
-    int64_t unit = stripe_begin(simt_block(), n_units);
+    const int32_t n_units = args.w.n_row_blocks * n_tile_cols;
+    const int32_t end = stripe_begin(simt_block() + 1, n_units);
+    int32_t unit = stripe_begin(simt_block(), n_units);
     float undo[TOKENS] = {};
     if (unit < end) { /* tables are weights: they need not wait */
         pair_table_fill<F16>(table, args.w, unit / n_tile_cols);
@@ -184,9 +184,9 @@ any4_gemv_kernel(struct any4_args args)
     simt_dependency_wait();
     gemv_stage<TOKENS, F16>(x, undo, args, scratch);
     for (bool filled = true; unit < end; filled = false) {
-        const int64_t row_block = unit / n_tile_cols;
-        const int32_t first = (int32_t)(unit % n_tile_cols);
-        const int32_t last = end - unit < n_tile_cols - first ? first + (int32_t)(end - unit) : n_tile_cols;
+        const int32_t row_block = unit / n_tile_cols;
+        const int32_t first = unit - row_block * n_tile_cols;
+        const int32_t last = end - unit < n_tile_cols - first ? first + end - unit : n_tile_cols;
         if (!filled) { /* nobody reads the table behind the barriers that end a segment */
             pair_table_fill<F16>(table, args.w, row_block);
         }

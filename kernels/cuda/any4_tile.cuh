@@ -20,20 +20,22 @@ struct any4_args {
     float *y;
     int64_t y_stride;
     const uint16_t *x;
-    int64_t x_stride;
+    int32_t x_stride; /* 32 bits reach all tokens of a launch */
     int32_t n_tokens;
     float *partials; /* two slots a block of (tokens, BLOCK_ROWS) */
     uint32_t *counters;
 };
 
 /* Units (32 rows x 128 columns), columns first, are dealt to blocks in even stripes; so a row block may be
- * shared between neighbours. A segment is what a block has of one row block. */
-SIMT_DEVICE int64_t stripe_begin(int64_t block, int64_t n_units)
+ * shared between neighbours. A segment is what a block has of one row block. Divisions of 64 bits would take
+ * longer than a block's first loads: the launch sees to it that 32 are enough for this
+ * and for the number of a 16-byte piece. */
+SIMT_DEVICE int32_t stripe_begin(int32_t block, int32_t n_units)
 {
     return block * n_units / simt_n_blocks();
 }
 
-SIMT_DEVICE int64_t stripe_of(int64_t unit, int64_t n_units)
+SIMT_DEVICE int32_t stripe_of(int32_t unit, int32_t n_units)
 {
     return ((unit + 1) * simt_n_blocks() - 1) / n_units;
 }
@@ -48,14 +50,14 @@ template <int GROUP, bool INT8> struct tile_scales {
 
 /* row: of the row block. */
 template <int GROUP, bool INT8>
-SIMT_DEVICE tile_scales<GROUP, INT8> scales_load(const struct cuda_any4 &w, int64_t row_block,
+SIMT_DEVICE tile_scales<GROUP, INT8> scales_load(const struct cuda_any4 &w, int32_t row_block,
                                                  int32_t tile_col, int32_t row)
 {
     constexpr int32_t N_GROUPS = ANY4_TILE_COLS / GROUP;
-    const int64_t tile = row_block * w.n_tile_cols + tile_col;
+    const int32_t tile = row_block * w.n_tile_cols + tile_col;
     tile_scales<GROUP, INT8> scales;
     if constexpr (INT8) {
-        const int64_t at = tile * BLOCK_ROWS + row;
+        const int32_t at = tile * BLOCK_ROWS + row;
         if constexpr (N_GROUPS == 4) {
             scales.word[0] = static_cast<const uint32_t *>(w.scales)[at];
         } else if constexpr (N_GROUPS == 2) {
@@ -109,15 +111,15 @@ SIMT_DEVICE struct table_planes planes_load(const struct cuda_any4 &w, int64_t r
  * whole but for the row's scale. A row block of one block is done with that; else the sums go to a slot of
  * the block's and the last one to come adds up all of them in order. Called by all threads, behind a barrier;
  * shared memory is free again behind the next one. */
-SIMT_DEVICE void segment_finish(const struct any4_args &args, int64_t row_block, int64_t n_units,
+SIMT_DEVICE void segment_finish(const struct any4_args &args, int32_t row_block, int32_t n_units,
                                 const float *sums, int32_t stride, uint32_t *is_last)
 {
     const struct cuda_any4 &w = args.w;
-    const int64_t first = stripe_of(row_block * w.n_tile_cols, n_units);
-    const int64_t last = stripe_of((row_block + 1) * w.n_tile_cols - 1, n_units);
+    const int32_t first = stripe_of(row_block * w.n_tile_cols, n_units);
+    const int32_t last = stripe_of((row_block + 1) * w.n_tile_cols - 1, n_units);
     const int64_t slot_size = (int64_t)args.n_tokens * BLOCK_ROWS;
     if (first != last) {
-        const int64_t slot = simt_block() * (int64_t)2 +
+        const int64_t slot = (int64_t)simt_block() * 2 +
                              (stripe_begin(simt_block(), n_units) / w.n_tile_cols == row_block ? 0 : 1);
         for (int32_t i = simt_thread(); i < args.n_tokens * BLOCK_ROWS; i += simt_n_threads()) {
             args.partials[slot * slot_size + i] = sums[i / BLOCK_ROWS * stride + i % BLOCK_ROWS];
@@ -136,12 +138,12 @@ SIMT_DEVICE void segment_finish(const struct any4_args &args, int64_t row_block,
     }
     for (int32_t i = simt_thread(); i < args.n_tokens * BLOCK_ROWS; i += simt_n_threads()) {
         const int32_t token = i / BLOCK_ROWS, row = i % BLOCK_ROWS;
-        const int64_t out = row_block * BLOCK_ROWS + row;
+        const int64_t out = (int64_t)row_block * BLOCK_ROWS + row;
         float sum = 0;
         if (first == last) {
             sum = sums[token * stride + row];
         }
-        for (int64_t block = first; first != last && block <= last; block++) {
+        for (int32_t block = first; first != last && block <= last; block++) {
             const int64_t slot =
                 block * 2 + (stripe_begin(block, n_units) / w.n_tile_cols == row_block ? 0 : 1);
             sum += args.partials[slot * slot_size + i];

@@ -2,6 +2,8 @@
  * host's compiler for its runtime. */
 #include "kernels/cuda/launch.h"
 
+#include <algorithm>
+
 #include "kernels/cuda/any4_gemm.cuh"
 #include "kernels/cuda/any4_gemv.cuh"
 #include "kernels/cuda/check.h"
@@ -15,11 +17,12 @@ static enum status check_linear(const char *name, const struct cuda_linear *args
         return error_set(err, STATUS_INVALID, "%s: %d tokens, expected 1 to %d", name, args->n_tokens,
                          max_tokens);
     }
-    if (args->x_stride < n_padded || args->x_stride % 8 || (uintptr_t)args->x % 16) {
+    if (args->x_stride < n_padded || args->x_stride > INT32_MAX / CUDA_MAX_TOKENS_SMALL ||
+        args->x_stride % 8 || (uintptr_t)args->x % 16) {
         return error_set(
             err, STATUS_INVALID,
-            "%s: rows of x are %lld apart, expected a multiple of 8, at least %d, and 16-byte alignment",
-            name, (long long)args->x_stride, n_padded);
+            "%s: rows of x are %lld apart, expected a multiple of 8, %d to %d, and 16-byte alignment", name,
+            (long long)args->x_stride, n_padded, INT32_MAX / CUDA_MAX_TOKENS_SMALL);
     }
     if (args->y_stride < args->w->n_rows) {
         return error_set(err, STATUS_INVALID, "%s: rows of y are %lld apart, expected at least %d", name,
@@ -40,13 +43,17 @@ static enum status linear_launch(const char *name, void (*kernel)(struct any4_ar
                                  size_t shared_bytes, const struct cuda_linear *args, struct error *err)
 {
     const int64_t n_units = (int64_t)args->w->n_row_blocks * args->w->n_tile_cols;
-    const int32_t n_blocks =
-        args->workspace->n_blocks < n_units ? args->workspace->n_blocks : (int32_t)n_units;
+    const int64_t most = std::min(n_units, INT32_MAX / n_units - 1); /* 32 bits must do, see any4_tile.cuh */
+    const int32_t n_blocks = (int32_t)std::min<int64_t>(args->workspace->n_blocks, most);
+    if (n_blocks < 1 || n_units > INT32_MAX / (UNIT_TILES * TILE_PIECES)) {
+        return error_set(err, STATUS_INVALID, "%s: a matrix of %lld tiles of 32 rows is too large", name,
+                         (long long)n_units);
+    }
     const struct any4_args kernel_args = {*args->w,
                                           args->y,
                                           args->y_stride,
                                           args->x,
-                                          args->x_stride,
+                                          (int32_t)args->x_stride,
                                           args->n_tokens,
                                           args->workspace->partials,
                                           args->workspace->counters};
