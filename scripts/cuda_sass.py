@@ -8,6 +8,7 @@ kernel's products; a lane's weights in it are known from the kernel: 128 of gemv
 sixteenth of two rows of tiles). "int" are the instructions of the integer pipe, "shared" loads from shared memory.
 """
 import re
+import shutil
 import subprocess
 import sys
 
@@ -33,6 +34,9 @@ def inner_loop(code):
 
 
 def main():
+    if not shutil.which('cuobjdump'):
+        print('cuda_sass.py: cuobjdump (CUDA toolkit) is not on PATH', file=sys.stderr)
+        return 1
     path, card = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else 'sm_90'
     text = subprocess.run(['cuobjdump', '-sass', '-arch', card, path], capture_output=True, text=True, check=True).stdout
     print(f'{"kernel (" + card + ")":48} {"int":>6} {"shared":>6} {"issue":>6}   per weight')

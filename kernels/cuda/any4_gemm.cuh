@@ -82,8 +82,9 @@ template <int TOKENS, int COLS> SIMT_DEVICE int32_t gemm_stage_at(int32_t split,
     return (split * TOKENS + token) * gemm_stage<TOKENS, COLS>::PIECES_A_ROW + (piece ^ (token & 1) * 4);
 }
 
-/* Starts copying the columns [col, col + COLS) of each split's tile; tokens and tiles that are not there are
- * zeros. A thread copies the same piece of several rows (split, token). */
+/* Starts copying the columns [col, col + COLS) of each split's tile. Rows of tokens that are not there keep
+ * what they hold: they end in sums that nobody takes. A thread copies the same piece of several rows (split,
+ * token). */
 template <int TOKENS, int COLS>
 SIMT_DEVICE void gemm_stage_x(simt_words *stage, const struct any4_args &args, int32_t tile_col, int32_t last,
                               int32_t col)
@@ -100,9 +101,11 @@ SIMT_DEVICE void gemm_stage_x(simt_words *stage, const struct any4_args &args, i
         /* row + turn * ROWS_A_TURN is split * TOKENS + token */
         const int32_t token = row % TOKENS + turn * ROWS_A_TURN % TOKENS;
         const int32_t split = row / TOKENS + turn * ROWS_A_TURN / TOKENS;
-        const bool valid = token < args.n_tokens && tile_col + split < last;
-        const int32_t from = token * args.x_stride + (tile_col + split) * ANY4_TILE_COLS + col + piece * 8;
-        simt_copy_async(to + turn * GEMM_THREADS, args.x + (valid ? from : 0), valid);
+        if (token < args.n_tokens && tile_col + split < last) {
+            const int32_t from =
+                token * args.x_stride + (tile_col + split) * ANY4_TILE_COLS + col + piece * 8;
+            simt_copy_async(to + turn * GEMM_THREADS, args.x + from, true);
+        }
     }
     simt_copy_commit();
 }

@@ -122,7 +122,11 @@ template <int GROUP, bool INT8> static gemm_choice gemm_of_tokens(int32_t n_toke
     if (n_tokens <= 16) {
         return gemm_of<GROUP, INT8, 2>();
     }
-    return n_tokens <= 32 ? gemm_of<GROUP, INT8, 4>() : gemm_of<GROUP, INT8, 8>();
+    if constexpr (INT8) {
+        return n_tokens <= 32 ? gemm_of<GROUP, INT8, 4>() : gemm_of<GROUP, INT8, 8>();
+    } else {
+        return gemm_of<GROUP, INT8, 4>();
+    }
 }
 
 template <bool INT8> static gemm_choice gemm_of_group(int32_t group_size, int32_t n_tokens)
@@ -137,15 +141,24 @@ template <bool INT8> static gemm_choice gemm_of_group(int32_t group_size, int32_
     }
 }
 
+/* The zero points of ANY4_LUT take sums of x beside every sum: for more than this many tokens at a time there
+ * are not the registers, so they go in parts. */
+static const int32_t LUT_MAX_TOKENS = 32;
+
 enum status cuda_any4_gemm_small(const struct cuda_linear *args, struct error *err)
 {
     enum status status = check_linear("any4_gemm_small", args, CUDA_MAX_TOKENS_SMALL, err);
-    if (status) {
-        return status;
+    const bool int8 = args->w->kind == ANY4_LUT_INT8;
+    const int32_t at_a_time = int8 ? (int32_t)CUDA_MAX_TOKENS_SMALL : LUT_MAX_TOKENS;
+    for (int32_t begin = 0; begin < args->n_tokens && !status; begin += at_a_time) {
+        struct cuda_linear part = *args;
+        part.x += begin * args->x_stride;
+        part.y += begin * args->y_stride;
+        part.n_tokens = std::min(args->n_tokens - begin, at_a_time);
+        const gemm_choice choice = int8 ? gemm_of_group<true>(args->w->group_size, part.n_tokens)
+                                        : gemm_of_group<false>(args->w->group_size, part.n_tokens);
+        status = linear_launch("any4_gemm_small", choice.kernel, GEMM_THREADS, (size_t)choice.shared_bytes,
+                               &part, err);
     }
-    const gemm_choice choice = args->w->kind == ANY4_LUT_INT8
-                                   ? gemm_of_group<true>(args->w->group_size, args->n_tokens)
-                                   : gemm_of_group<false>(args->w->group_size, args->n_tokens);
-    return linear_launch("any4_gemm_small", choice.kernel, GEMM_THREADS, (size_t)choice.shared_bytes, args,
-                         err);
+    return status;
 }
