@@ -38,6 +38,31 @@ static int n_checks, n_failures;
         CHECK(!wrong_, "%s", wrong_);                                                                        \
     } while (0)
 
+/* On the host: kills a kernel that hangs. On the card: skips aloud where there is none. */
+static inline void checks_begin(int32_t time_limit_seconds)
+{
+#ifdef __CUDACC__
+    int n_devices = 0;
+    (void)time_limit_seconds;
+    if (cudaGetDeviceCount(&n_devices) || !n_devices) {
+        fprintf(stderr, "*** SKIPPED: no CUDA device ***\n");
+        exit(77);
+    }
+#else
+    simt_host_time_limit(time_limit_seconds);
+#endif
+}
+
+/* The order of threads and blocks; the card has its own. */
+static inline void order_seed(uint64_t seed)
+{
+#ifdef __CUDACC__
+    (void)seed;
+#else
+    simt_host_seed(seed);
+#endif
+}
+
 static inline int checks_finish(const char *name)
 {
     fprintf(stderr, "%s: %d checks, %d failures\n", name, n_checks, n_failures);

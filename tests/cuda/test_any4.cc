@@ -157,11 +157,13 @@ static std::vector<float> run(const linear &m, const inputs &in, variant_name va
     const struct cuda_linear args = {&m.device,   y.data,      in.y_stride, x.data,
                                      in.x_stride, in.n_tokens, &workspace,  nullptr};
     std::vector<float> first;
+#ifndef __CUDACC__
     simt_host_loads_reset();
+#endif
     for (int32_t turn = 0; turn < 2; turn++) {
         const std::vector<float> untouched(in.expected.size(), 5);
         CHECK_RUN(simt_memory_upload(y.data, untouched.data(), untouched.size() * sizeof(float)));
-        simt_host_seed(seed + (uint64_t)turn);
+        order_seed(seed + (uint64_t)turn);
         enum status status = variant == GEMM ? cuda_any4_gemm_small(&args, &err)
                                              : cuda_any4_gemv(&args, variant == GEMV_EXACT, &err);
         CHECK(!status, "%s", err.message);
@@ -172,7 +174,7 @@ static std::vector<float> run(const linear &m, const inputs &in, variant_name va
     std::vector<float> second = y.download();
     CHECK(memcmp(first.data(), second.data(), first.size() * sizeof(float)) == 0,
           "%s: bits depend on the order of threads", names[variant]);
-#ifndef SIMT_TSAN
+#if !defined(SIMT_TSAN) && !defined(__CUDACC__)
     struct simt_host_loads loads = simt_host_loads_get();
     CHECK(loads.loads > 0 && loads.wavefronts == loads.ideal, "%s: %.3f wavefronts a load without conflicts",
           names[variant], (double)loads.wavefronts / (double)loads.ideal);
@@ -259,7 +261,7 @@ static void test_refusals(void)
 
 int main(int n_arguments, char **arguments)
 {
-    simt_host_time_limit(120);
+    checks_begin(120);
     kernels_init_cpu(&scalar, 0);
     test_refusals();
 #ifdef SIMT_TSAN

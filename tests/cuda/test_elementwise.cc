@@ -66,7 +66,7 @@ static void test_rmsnorm_swiglu(int32_t n, int32_t n_tokens, uint64_t seed, enum
     }
     device_array<float> device_h(h), device_weight(weight), device_up(up);
     device_array<uint16_t> x(std::vector<uint16_t>((size_t)(n_tokens * x_stride), 0x7777));
-    simt_host_seed(seed);
+    order_seed(seed);
     CHECK(!cuda_rmsnorm(x.data, x_stride, device_h.data, h_stride, device_weight.data, n, n_tokens, eps,
                         nullptr, &err),
           "%s", err.message);
@@ -84,7 +84,7 @@ static void test_axpy(int32_t n, int32_t n_tokens, uint64_t seed)
     std::vector<float> h = floats((size_t)(n_tokens * h_stride), DATA_ALTERNATING, &rng);
     std::vector<float> y = floats((size_t)(n_tokens * y_stride), DATA_RANDOM, &rng);
     device_array<float> device_h(h), device_y(y);
-    simt_host_seed(seed);
+    order_seed(seed);
     CHECK(!cuda_axpy(device_h.data, h_stride, device_y.data, y_stride, 0.75f, n, n_tokens, nullptr, &err),
           "%s", err.message);
     std::vector<float> out = device_h.download();
@@ -122,7 +122,7 @@ static void test_embedding(int32_t n, int32_t n_tokens, uint64_t seed, enum any4
     device_array<uint8_t> device_table(table);
     device_array<int32_t> device_tokens(tokens);
     device_array<float> h(std::vector<float>((size_t)n_tokens * (size_t)n, 5));
-    simt_host_seed(seed);
+    order_seed(seed);
     CHECK(!cuda_embedding(h.data, n, device_table.data, kind, N_VOCAB, n, device_tokens.data, n_tokens,
                           nullptr, &err),
           "%s", err.message);
@@ -184,7 +184,7 @@ static void test_rope(int32_t head_dim, int32_t n_heads, int32_t n_kv_heads, int
     args.type = type;
     args.k = device_k.data;
     args.v = device_v.data;
-    simt_host_seed(seed);
+    order_seed(seed);
     CHECK(!cuda_rope_kv_append(&args, n_tokens, nullptr, &err), "%s", err.message);
     std::vector<float> out = device_qkv.download();
     std::vector<uint8_t> out_k = device_k.download(), out_v = device_v.download();
@@ -236,7 +236,7 @@ static void test_refusals(void)
 
 int main(void)
 {
-    simt_host_time_limit(60);
+    checks_begin(60);
     kernels_init_cpu(&scalar, 0);
     test_refusals();
     for (uint64_t seed = 1; seed <= N_SEEDS; seed++) {

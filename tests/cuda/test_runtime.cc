@@ -446,8 +446,8 @@ static void test_conflicts(void)
 
 int main(void)
 {
+    checks_begin(60);
 #ifndef __CUDACC__
-    simt_host_time_limit(60);
     test_poison();
     test_order();
     test_conflicts();
