@@ -376,8 +376,10 @@ static void test_under_tsan(size_t index)
     std::string text = run_again(std::to_string(index), &code);
     bool reported = text.find("WARNING: ThreadSanitizer: data race") != text.npos;
     CHECK(reported == f.race, "%s: %s\n%s", f.name, f.race ? "no report" : "a report", text.c_str());
-    CHECK(!f.race || text.find(std::string(f.message) + " ") != text.npos, "%s is not named in\n%s",
-          f.message, text.c_str());
+    const std::string name =
+        std::string(" ") + f.message; /* with its arguments from one compiler, without from another */
+    CHECK(!f.race || text.find(name + " ") != text.npos || text.find(name + "(") != text.npos,
+          "%s is not named in\n%s", f.message, text.c_str());
 }
 
 int main(int n_arguments, char **arguments)
