@@ -1,0 +1,254 @@
+/* 3 to 64 tokens (1 and 2 work too): weights are the A fragments of bf16 matrix products, decoded once by
+ * prmt on two planes of bytes and used for all tokens, which are B fragments in tiles of 8. A block's eight
+ * warps are two halves of 16 rows times four that take the tiles of a row block in turn; the order of
+ * additions is the same for any number of tokens. */
+#ifndef KERNELS_CUDA_ANY4_GEMM_CUH
+#define KERNELS_CUDA_ANY4_GEMM_CUH
+
+#include "kernels/cuda/any4_tile.cuh"
+
+enum {
+    GEMM_SPLITS = 4, /* tiles that a block works on at a time */
+    GEMM_WARPS = 2 * GEMM_SPLITS,
+    GEMM_THREADS = GEMM_WARPS * SIMT_WARP,
+    GEMM_SUM_STRIDE = BLOCK_ROWS + 4, /* of a token's sums: no two lanes of a warp write to one bank */
+};
+
+/* Eight codes of one row to the registers of two steps: codes 0 1, 2 3, 4 5, 6 7 as bf16 pairs. Bit 3 of a
+ * code chooses between the two halves of the table; prmt would take it for its sign mode. */
+SIMT_DEVICE void decode_run(uint32_t out[4], uint32_t codes, const struct table_planes &planes)
+{
+    uint32_t entry = codes & 0x77777777u;
+    uint32_t half = simt_and_or(codes >> 1, 0x44444444u, 0x32103210u); /* byte i of the lower or upper half */
+    SIMT_UNROLL
+    for (int32_t i = 0; i < 4; i += 2) {
+        const uint32_t low = simt_prmt(simt_prmt(planes.low[0], planes.low[1], entry),
+                                       simt_prmt(planes.low[2], planes.low[3], entry), half);
+        const uint32_t high = simt_prmt(simt_prmt(planes.high[0], planes.high[1], entry),
+                                        simt_prmt(planes.high[2], planes.high[3], entry), half);
+        out[i] = simt_prmt(low, high, 0x5140);
+        out[i + 1] = simt_prmt(low, high, 0x7362);
+        entry >>= 16;
+        half >>= 16;
+    }
+}
+
+/* A lane's pieces of one tile of 16 rows: rows g and g + 8. The word of scales of ANY4_LUT_INT8 is loaded as
+ * early; for the words of ANY4_LUT there are not the registers. */
+template <int GROUP, bool INT8> struct gemm_unit {
+    simt_words piece[2];
+    tile_scales<GROUP, INT8> scales[2];
+};
+
+template <int GROUP, bool INT8>
+SIMT_DEVICE void gemm_load_scales(gemm_unit<GROUP, INT8> &unit, const struct cuda_any4 &w, int32_t row_block,
+                                  int32_t half, int32_t tile_col)
+{
+    SIMT_UNROLL
+    for (int32_t i = 0; i < 2; i++) {
+        const int32_t row = (2 * half + i) * ANY4_TILE_ROWS + simt_lane() / 4;
+        unit.scales[i] = scales_load<GROUP, INT8>(w, row_block, tile_col, row);
+    }
+}
+
+template <int GROUP, bool INT8>
+SIMT_DEVICE gemm_unit<GROUP, INT8> gemm_load(const struct cuda_any4 &w, int32_t row_block, int32_t half,
+                                             int32_t tile_col)
+{
+    const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4;
+    gemm_unit<GROUP, INT8> unit;
+    SIMT_UNROLL
+    for (int32_t i = 0; i < 2; i++) {
+        const int32_t tile_row = 2 * half + i;
+        const int32_t tile = (row_block * UNIT_TILES + tile_row) * w.n_tile_cols + tile_col;
+        unit.piece[i] = simt_load_stream(static_cast<const simt_words *>(w.codes) + tile * TILE_PIECES +
+                                         t * ANY4_TILE_ROWS + g);
+    }
+    if constexpr (INT8) {
+        gemm_load_scales(unit, w, row_block, half, tile_col);
+    }
+    return unit;
+}
+
+/* One stage of x in shared memory: (GEMM_SPLITS, tokens, COLS) bf16, 16-byte pieces of odd tokens with the
+ * halves of each 128 bytes exchanged, so that the eight lanes that read at a time meet all banks once. */
+template <int TOKENS, int COLS> struct gemm_stage {
+    static constexpr int32_t PIECES_A_ROW = COLS / 8;
+    static constexpr int32_t PIECES_ALL = GEMM_SPLITS * TOKENS * PIECES_A_ROW;
+};
+
+template <int TOKENS, int COLS> SIMT_DEVICE int32_t gemm_stage_at(int32_t split, int32_t token, int32_t piece)
+{
+    return (split * TOKENS + token) * gemm_stage<TOKENS, COLS>::PIECES_A_ROW + (piece ^ (token & 1) * 4);
+}
+
+/* Starts copying the columns [col, col + COLS) of each split's tile. Rows of tokens that are not there keep
+ * what they hold: they end in sums that nobody takes. A thread copies the same piece of several rows (split,
+ * token). */
+template <int TOKENS, int COLS>
+SIMT_DEVICE void gemm_stage_x(simt_words *stage, const struct any4_args &args, int32_t tile_col, int32_t last,
+                              int32_t col)
+{
+    constexpr int32_t PIECES_A_ROW = gemm_stage<TOKENS, COLS>::PIECES_A_ROW;
+    constexpr int32_t ROWS_A_TURN = GEMM_THREADS / PIECES_A_ROW;
+    constexpr int32_t TURNS = gemm_stage<TOKENS, COLS>::PIECES_ALL / GEMM_THREADS;
+    static_assert(ROWS_A_TURN % 2 == 0 && (TOKENS % ROWS_A_TURN == 0 || ROWS_A_TURN % TOKENS == 0),
+                  "whole rows");
+    const int32_t piece = simt_thread() % PIECES_A_ROW, row = simt_thread() / PIECES_A_ROW;
+    simt_words *to = stage + gemm_stage_at<TOKENS, COLS>(0, row, piece);
+    SIMT_UNROLL
+    for (int32_t turn = 0; turn < TURNS; turn++) {
+        /* row + turn * ROWS_A_TURN is split * TOKENS + token */
+        const int32_t token = row % TOKENS + turn * ROWS_A_TURN % TOKENS;
+        const int32_t split = row / TOKENS + turn * ROWS_A_TURN / TOKENS;
+        if (token < args.n_tokens && tile_col + split < last) {
+            const int32_t from =
+                token * args.x_stride + (tile_col + split) * ANY4_TILE_COLS + col + piece * 8;
+            simt_copy_async(to + turn * GEMM_THREADS, args.x + from, true);
+        }
+    }
+    simt_copy_commit();
+}
+
+/* Dynamic shared memory: two stages of x, and at the end the sums. */
+template <int N_TILES, int COLS> constexpr int32_t gemm_shared_bytes(void)
+{
+    constexpr int32_t stages = 2 * gemm_stage<8 * N_TILES, COLS>::PIECES_ALL * 16;
+    constexpr int32_t sums = GEMM_SPLITS * 8 * N_TILES * GEMM_SUM_STRIDE * 4;
+    return stages > sums ? stages : sums;
+}
+
+/* Two blocks share a processor where 128 registers are enough for both; what is loaded ahead has to fit. */
+template <int N_TILES, bool INT8> constexpr int32_t gemm_blocks(void)
+{
+    return INT8 && N_TILES <= 2 ? 2 : 1;
+}
+
+/* N_TILES: of 8 tokens. COLS: of a tile that are staged at a time, 64 or 128. */
+template <int GROUP, int N_TILES, bool INT8, int COLS>
+SIMT_KERNEL(GEMM_THREADS, (gemm_blocks<N_TILES, INT8>()))
+any4_gemm_kernel(struct any4_args args)
+{
+    constexpr int32_t TOKENS = 8 * N_TILES, PARTS = ANY4_TILE_COLS / COLS, AHEAD = N_TILES == 1 ? 2 : 1;
+    typedef gemm_stage<TOKENS, COLS> layout;
+    SIMT_DYNAMIC_SHARED(memory);
+    SIMT_SHARED(uint32_t, is_last, [1]);
+    simt_words *stages = reinterpret_cast<simt_words *>(memory);
+    float *all_sums = reinterpret_cast<float *>(memory);
+    const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4;
+    const int32_t half = simt_warp() % 2, split = simt_warp() / 2;
+    const int32_t n_tile_cols = args.w.n_tile_cols;
+    const int32_t n_units = args.w.n_row_blocks * n_tile_cols;
+    const int32_t end = stripe_begin(simt_block() + 1, n_units);
+    int32_t unit = stripe_begin(simt_block(), n_units);
+    while (unit < end) {
+        const int32_t row_block = unit / n_tile_cols;
+        const int32_t first = unit - row_block * n_tile_cols;
+        const int32_t last = end - unit < n_tile_cols - first ? first + end - unit : n_tile_cols;
+        const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g;
+        const struct table_planes planes[2] = {planes_load(args.w, row), planes_load(args.w, row + 8)};
+        gemm_unit<GROUP, INT8> ahead[AHEAD] = {};
+        SIMT_UNROLL
+        for (int32_t i = 0; i < AHEAD; i++) {
+            if (first + split + i * GEMM_SPLITS < last) {
+                ahead[i] = gemm_load<GROUP, INT8>(args.w, row_block, half, first + split + i * GEMM_SPLITS);
+            }
+        }
+        float sums[N_TILES][4] = {};
+        simt_dependency_wait();
+        simt_barrier(); /* the sums before, which lie where x goes, have been read */
+        gemm_stage_x<TOKENS, COLS>(stages, args, first, last, 0);
+        int32_t turn = 0;
+        for (int32_t tile_col = first; tile_col < last; tile_col += GEMM_SPLITS) {
+            gemm_unit<GROUP, INT8> current = ahead[0];
+            const int32_t mine = tile_col + split;
+            if constexpr (AHEAD == 2) {
+                ahead[0] = ahead[1];
+            }
+            if (mine + AHEAD * GEMM_SPLITS < last) {
+                ahead[AHEAD - 1] =
+                    gemm_load<GROUP, INT8>(args.w, row_block, half, mine + AHEAD * GEMM_SPLITS);
+            }
+            if (!INT8 && mine < last) {
+                gemm_load_scales(current, args.w, row_block, half, mine);
+            }
+            float group_sums[N_TILES][4] = {}, x_sums[INT8 ? 1 : N_TILES][4] = {};
+            SIMT_UNROLL
+            for (int32_t part = 0; part < PARTS; part++) {
+                simt_copy_wait<0>();
+                simt_barrier(); /* this stage is there, and everybody has done with the other one */
+                simt_words *other = stages + (turn ^ 1) * layout::PIECES_ALL;
+                const simt_words *stage = stages + turn * layout::PIECES_ALL;
+                if (part + 1 < PARTS) {
+                    gemm_stage_x<TOKENS, COLS>(other, args, tile_col, last, (part + 1) * COLS);
+                } else if (tile_col + GEMM_SPLITS < last) {
+                    gemm_stage_x<TOKENS, COLS>(other, args, tile_col + GEMM_SPLITS, last, 0);
+                }
+                turn ^= 1;
+                if (mine >= last) {
+                    continue;
+                }
+                SIMT_UNROLL
+                for (int32_t word = 0; word < COLS / 32; word++) {
+                    const int32_t jj = part * (COLS / 32) + word;
+                    uint32_t upper[4], lower[4];
+                    decode_run(upper, current.piece[0].word[jj], planes[0]);
+                    decode_run(lower, current.piece[1].word[jj], planes[1]);
+                    const uint32_t a[2][4] = {{upper[0], lower[0], upper[1], lower[1]},
+                                              {upper[2], lower[2], upper[3], lower[3]}};
+                    const bool ends_group = (jj + 1) * 32 % GROUP == 0;
+                    const int32_t group = jj * 32 / GROUP;
+                    SIMT_UNROLL
+                    for (int32_t n = 0; n < N_TILES; n++) {
+                        const simt_words x = simt_load_shared(
+                            stage + gemm_stage_at<TOKENS, COLS>(split, n * 8 + g, word * 4 + t));
+                        simt_mma_bf16(group_sums[n], a[0], x.word);
+                        simt_mma_bf16(group_sums[n], a[1], x.word + 2);
+                        if constexpr (!INT8) { /* sums of x, for the zero points: a product with ones */
+                            const uint32_t ones[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
+                            simt_mma_bf16(x_sums[n], ones, x.word);
+                            simt_mma_bf16(x_sums[n], ones, x.word + 2);
+                        }
+                        if (ends_group) {
+                            SIMT_UNROLL
+                            for (int32_t i = 0; i < 4; i++) {
+                                const float scale = scale_of(current.scales[i / 2], group);
+                                sums[n][i] = fmaf(scale, group_sums[n][i], sums[n][i]);
+                                group_sums[n][i] = 0;
+                                if constexpr (!INT8) {
+                                    sums[n][i] =
+                                        fmaf(zero_of(current.scales[i / 2], group), x_sums[n][i], sums[n][i]);
+                                    x_sums[n][i] = 0;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        simt_barrier(); /* x has been read; sums take its place */
+        SIMT_UNROLL
+        for (int32_t n = 0; n < N_TILES; n++) {
+            SIMT_UNROLL
+            for (int32_t i = 0; i < 4; i++) {
+                const int32_t token = n * 8 + 2 * t + i % 2, of_block = half * 16 + g + i / 2 * 8;
+                all_sums[(split * TOKENS + token) * GEMM_SUM_STRIDE + of_block] = sums[n][i];
+            }
+        }
+        simt_barrier();
+        for (int32_t i = simt_thread(); i < args.n_tokens * BLOCK_ROWS; i += GEMM_THREADS) {
+            const int32_t at = i / BLOCK_ROWS * GEMM_SUM_STRIDE + i % BLOCK_ROWS;
+            float sum = 0;
+            SIMT_UNROLL
+            for (int32_t from = 0; from < GEMM_SPLITS; from++) {
+                sum += all_sums[from * TOKENS * GEMM_SUM_STRIDE + at];
+            }
+            all_sums[at] = sum; /* nobody else reads this cell */
+        }
+        simt_barrier();
+        segment_finish(args, row_block, n_units, all_sums, GEMM_SUM_STRIDE, is_last);
+        unit += last - first;
+    }
+}
+
+#endif

@@ -1,0 +1,157 @@
+/* What the kernels over 4-bit tiles share: how work is dealt, scales, tables, and how blocks that share rows
+ * put their sums together. The formats stand in launch.h and quant/any4.h. */
+#ifndef KERNELS_CUDA_ANY4_TILE_CUH
+#define KERNELS_CUDA_ANY4_TILE_CUH
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/simt.h"
+
+enum {
+    BLOCK_ROWS = ANY4_TILE_ROW_PAD,        /* rows of a unit of work: a lane each */
+    PIECES = 4,                            /* of a row in a tile: t */
+    RUNS = 4,                              /* words of a piece: jj */
+    TILE_PIECES = PIECES * ANY4_TILE_ROWS, /* in memory, in order */
+    UNIT_TILES = BLOCK_ROWS / ANY4_TILE_ROWS,
+};
+
+/* Kernel arguments: struct cuda_linear without pointers into the host. */
+struct any4_args {
+    struct cuda_any4 w;
+    float *y;
+    int64_t y_stride;
+    const uint16_t *x;
+    int32_t x_stride; /* 32 bits reach all tokens of a launch */
+    int32_t n_tokens;
+    float *partials; /* two slots a block of (tokens, BLOCK_ROWS) */
+    uint32_t *counters;
+};
+
+/* Units (32 rows x 128 columns), columns first, are dealt to blocks in even stripes; so a row block may be
+ * shared between neighbours. A segment is what a block has of one row block. Divisions of 64 bits would take
+ * longer than a block's first loads: the launch sees to it that 32 are enough for this
+ * and for the number of a 16-byte piece. */
+SIMT_DEVICE int32_t stripe_begin(int32_t block, int32_t n_units)
+{
+    return block * n_units / simt_n_blocks();
+}
+
+SIMT_DEVICE int32_t stripe_of(int32_t unit, int32_t n_units)
+{
+    return ((unit + 1) * simt_n_blocks() - 1) / n_units;
+}
+
+/* -- scales -- */
+
+/* What a row's scales of one tile take in registers: ANY4_LUT_INT8 one word with a byte a group, ANY4_LUT a
+ * word a group. */
+template <int GROUP, bool INT8> struct tile_scales {
+    uint32_t word[INT8 ? 1 : ANY4_TILE_COLS / GROUP];
+};
+
+/* row: of the row block. */
+template <int GROUP, bool INT8>
+SIMT_DEVICE tile_scales<GROUP, INT8> scales_load(const struct cuda_any4 &w, int32_t row_block,
+                                                 int32_t tile_col, int32_t row)
+{
+    constexpr int32_t N_GROUPS = ANY4_TILE_COLS / GROUP;
+    const int32_t tile = row_block * w.n_tile_cols + tile_col;
+    tile_scales<GROUP, INT8> scales;
+    if constexpr (INT8) {
+        const int32_t at = tile * BLOCK_ROWS + row;
+        if constexpr (N_GROUPS == 4) {
+            scales.word[0] = static_cast<const uint32_t *>(w.scales)[at];
+        } else if constexpr (N_GROUPS == 2) {
+            scales.word[0] = static_cast<const uint16_t *>(w.scales)[at];
+        } else {
+            scales.word[0] = static_cast<const uint8_t *>(w.scales)[at];
+        }
+    } else {
+        SIMT_UNROLL
+        for (int32_t group = 0; group < N_GROUPS; group++) {
+            scales.word[group] =
+                static_cast<const uint32_t *>(w.scales)[(tile * N_GROUPS + group) * BLOCK_ROWS + row];
+        }
+    }
+    return scales;
+}
+
+template <int GROUP, bool INT8>
+SIMT_DEVICE float scale_of(const tile_scales<GROUP, INT8> &scales, int32_t group)
+{
+    if constexpr (INT8) {
+        return (float)(int8_t)(scales.word[0] >> 8 * group);
+    } else {
+        return simt_bf16_low(scales.word[group]);
+    }
+}
+
+template <int GROUP> SIMT_DEVICE float zero_of(const tile_scales<GROUP, false> &scales, int32_t group)
+{
+    return simt_bf16_high(scales.word[group]);
+}
+
+/* -- tables -- */
+
+/* A row's 16 values as bf16, low bytes and high bytes apart: what prmt chooses from. */
+struct table_planes {
+    uint32_t low[4], high[4];
+};
+
+SIMT_DEVICE struct table_planes planes_load(const struct cuda_any4 &w, int64_t row)
+{
+    const simt_words *at = reinterpret_cast<const simt_words *>(w.planes) + 2 * row;
+    const simt_words low = at[0], high = at[1];
+    return {{low.word[0], low.word[1], low.word[2], low.word[3]},
+            {high.word[0], high.word[1], high.word[2], high.word[3]}};
+}
+
+/* -- blocks that share rows -- */
+
+/* Stores a block's sums of a segment: sum(token, row) in shared memory at sums[token * stride + row], already
+ * whole but for the row's scale. A row block of one block is done with that; else the sums go to a slot of
+ * the block's and the last one to come adds up all of them in order. Called by all threads, behind a barrier;
+ * shared memory is free again behind the next one. */
+SIMT_DEVICE void segment_finish(const struct any4_args &args, int32_t row_block, int32_t n_units,
+                                const float *sums, int32_t stride, uint32_t *is_last)
+{
+    const struct cuda_any4 &w = args.w;
+    const int32_t first = stripe_of(row_block * w.n_tile_cols, n_units);
+    const int32_t last = stripe_of((row_block + 1) * w.n_tile_cols - 1, n_units);
+    const int64_t slot_size = (int64_t)args.n_tokens * BLOCK_ROWS;
+    if (first != last) {
+        const int64_t slot = (int64_t)simt_block() * 2 +
+                             (stripe_begin(simt_block(), n_units) / w.n_tile_cols == row_block ? 0 : 1);
+        for (int32_t i = simt_thread(); i < args.n_tokens * BLOCK_ROWS; i += simt_n_threads()) {
+            args.partials[slot * slot_size + i] = sums[i / BLOCK_ROWS * stride + i % BLOCK_ROWS];
+        }
+        simt_barrier();
+        if (simt_thread() == 0) {
+            *is_last = simt_arrive(args.counters + row_block) == (uint32_t)(last - first);
+            if (*is_last) {
+                args.counters[row_block] = 0; /* for the next launch */
+            }
+        }
+        simt_barrier();
+        if (!*is_last) {
+            return;
+        }
+    }
+    for (int32_t i = simt_thread(); i < args.n_tokens * BLOCK_ROWS; i += simt_n_threads()) {
+        const int32_t token = i / BLOCK_ROWS, row = i % BLOCK_ROWS;
+        const int64_t out = (int64_t)row_block * BLOCK_ROWS + row;
+        float sum = 0;
+        if (first == last) {
+            sum = sums[token * stride + row];
+        }
+        for (int32_t block = first; first != last && block <= last; block++) {
+            const int64_t slot =
+                block * 2 + (stripe_begin(block, n_units) / w.n_tile_cols == row_block ? 0 : 1);
+            sum += args.partials[slot * slot_size + i];
+        }
+        if (out < w.n_rows) {
+            args.y[token * args.y_stride + out] = w.kind == ANY4_LUT_INT8 ? w.row_scales[out] * sum : sum;
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,133 @@
+/* What stands between the matrices: RMSNorm, SwiGLU, residuals, embedding, rope with the KV cache's append.
+ */
+#ifndef KERNELS_CUDA_ELEMENTWISE_CUH
+#define KERNELS_CUDA_ELEMENTWISE_CUH
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/simt.h"
+
+enum { ELEMENTWISE_THREADS = 256 };
+
+/* A block a token. Two columns a thread at a time: rows of x are padded to whole tiles, so pairs are whole.
+ */
+SIMT_KERNEL(ELEMENTWISE_THREADS, 1)
+rmsnorm_kernel(uint16_t *x, int64_t x_stride, const float *h, int64_t h_stride, const float *weight,
+               int32_t n, int32_t n_padded, float eps)
+{
+    SIMT_SHARED(float, sums, [REDUCE_MAX_WARPS]);
+    const int64_t token = simt_block();
+    const float *row = h + token * h_stride;
+    uint32_t *out = reinterpret_cast<uint32_t *>(x + token * x_stride);
+    simt_dependency_wait();
+    float sum = 0;
+    for (int32_t i = simt_thread(); i < n; i += simt_n_threads()) {
+        sum = fmaf(row[i], row[i], sum);
+    }
+    const float inverse = 1.0f / sqrtf(block_sum(sum, sums) / (float)n + eps);
+    for (int32_t i = 2 * simt_thread(); i < n_padded; i += 2 * simt_n_threads()) {
+        float low = i < n ? row[i] * inverse * weight[i] : 0.0f;
+        float high = i + 1 < n ? row[i + 1] * inverse * weight[i + 1] : 0.0f;
+        out[i / 2] = simt_bf16_pair(low, high);
+    }
+}
+
+SIMT_DEVICE float silu(float value)
+{
+    return value / (1.0f + expf(-value));
+}
+
+SIMT_KERNEL(ELEMENTWISE_THREADS, 1)
+swiglu_kernel(uint16_t *x, int64_t x_stride, const float *gate, const float *up, int64_t y_stride, int32_t n,
+              int32_t n_padded)
+{
+    const int64_t token = simt_block();
+    const float *g = gate + token * y_stride, *u = up + token * y_stride;
+    uint32_t *out = reinterpret_cast<uint32_t *>(x + token * x_stride);
+    simt_dependency_wait();
+    for (int32_t i = 2 * simt_thread(); i < n_padded; i += 2 * simt_n_threads()) {
+        float low = i < n ? silu(g[i]) * u[i] : 0.0f;
+        float high = i + 1 < n ? silu(g[i + 1]) * u[i + 1] : 0.0f;
+        out[i / 2] = simt_bf16_pair(low, high);
+    }
+}
+
+SIMT_KERNEL(ELEMENTWISE_THREADS, 1)
+axpy_kernel(float *h, int64_t h_stride, const float *y, int64_t y_stride, float a, int32_t n)
+{
+    const int64_t token = simt_block();
+    simt_dependency_wait();
+    for (int32_t i = simt_thread(); i < n; i += simt_n_threads()) {
+        h[token * h_stride + i] += a * y[token * y_stride + i];
+    }
+}
+
+/* One half, by way of a pair. */
+SIMT_DEVICE float stored_value(const void *values, enum any4_kind kind, int64_t at)
+{
+    if (kind == ANY4_F32) {
+        return static_cast<const float *>(values)[at];
+    }
+    const uint32_t half = static_cast<const uint16_t *>(values)[at];
+    return kind == ANY4_F16 ? simt_f16_low(half) : simt_bf16_low(half);
+}
+
+SIMT_KERNEL(ELEMENTWISE_THREADS, 1)
+embedding_kernel(float *h, int64_t h_stride, const void *table, enum any4_kind kind, int32_t n_vocab,
+                 int32_t n, const int32_t *tokens)
+{
+    simt_dependency_wait();
+    const int32_t token = tokens[simt_block()];
+    const bool known = token >= 0 && token < n_vocab;
+    for (int32_t i = simt_thread(); i < n; i += simt_n_threads()) {
+        h[simt_block() * h_stride + i] = known ? stored_value(table, kind, (int64_t)token * n + i) : 0.0f;
+    }
+}
+
+SIMT_DEVICE void kv_store(void *cache, enum kv_type type, int64_t at, float value)
+{
+    if (type == KV_F32) {
+        static_cast<float *>(cache)[at] = value;
+    } else {
+        const uint32_t pair = type == KV_F16 ? simt_f16_pair(value, 0) : simt_bf16_pair(value, 0);
+        static_cast<uint16_t *>(cache)[at] = (uint16_t)pair;
+    }
+}
+
+/* A block a token; a thread takes a pair of elements that turn together. */
+SIMT_KERNEL(ELEMENTWISE_THREADS, 1) rope_append_kernel(struct cuda_rope_append args)
+{
+    simt_dependency_wait();
+    const int64_t token = simt_block();
+    const int32_t position = args.positions[token];
+    if (position < 0) {
+        return;
+    }
+    const int32_t half = args.head_dim / 2, n_turned = args.n_heads + args.n_kv_heads;
+    const float *cos = args.cos + (int64_t)position * half, *sin = args.sin + (int64_t)position * half;
+    float *row = args.qkv + token * args.qkv_stride;
+    const int64_t block =
+        args.block_tables[(int64_t)args.sequences[token] * args.table_stride + position / args.block_size];
+    for (int32_t i = simt_thread(); i < (n_turned + args.n_kv_heads) * half; i += simt_n_threads()) {
+        const int32_t head = i / half, at = i % half;
+        float *first = row + (int64_t)head * args.head_dim + at, *second = first + half;
+        float a = *first, b = *second;
+        if (head < n_turned) {
+            const float turned = a * cos[at] - b * sin[at];
+            b = b * cos[at] + a * sin[at];
+            a = turned;
+            *first = a;
+            *second = b;
+        }
+        if (head >= args.n_heads) {
+            const int32_t kv_head = (head - args.n_heads) % args.n_kv_heads;
+            const int64_t slot = (int64_t)kv_head * args.block_size + position % args.block_size;
+            const int64_t to = block * args.block_stride + slot * args.head_dim + at;
+            void *cache = head < n_turned ? args.k : args.v;
+            kv_store(cache, args.type, to, a);
+            kv_store(cache, args.type, to + half, b);
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,295 @@
+/* The kernels over 4-bit matrices against the scalar reference. A tolerance is what the kernel's own
+ * roundings can add up to, from the magnitudes of the terms: one dropped term fails it. */
+#include <algorithm>
+
+#include "kernels/cuda/launch.h"
+#include "tests/cuda/support.h"
+extern "C" {
+#include "quant/pack.h"
+}
+
+static struct kernels scalar;
+
+/* A matrix on the host, its arrangement on the device, and what tolerances need of it. */
+struct linear {
+    struct test_matrix host;
+    std::vector<uint8_t> tiles;
+    struct any4_matrix tiled;
+    struct cuda_any4 device;
+    device_array<uint8_t> *block;
+
+    linear(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_t group_size, enum data_kind data,
+           uint64_t seed)
+        : host(test_matrix_build(format_of(kind, 4), n_rows, n_cols, group_size, data, seed)),
+          tiles(tile_matrix_bytes(n_rows, n_cols, 4)), tiled(host.matrix)
+    {
+        struct error err = {};
+        size_t bytes;
+        repack_to_tiles(tiles.data(), host.matrix.codes, host.matrix.row_bytes, n_rows, n_cols, 4);
+        tiled.layout = ANY4_LAYOUT_TILE_V1;
+        tiled.codes = tiles.data();
+        tiled.row_bytes = tile_row_bytes(n_cols, 4);
+        CHECK(!cuda_any4_bytes(&bytes, &tiled, &err), "%s", err.message);
+        std::vector<uint8_t> packed(bytes, 0x55);
+        cuda_any4_pack(packed.data(), &tiled);
+        block = new device_array<uint8_t>(packed);
+        cuda_any4_place(&device, &tiled, block->data);
+    }
+    linear(const linear &) = delete;
+    linear &operator=(const linear &) = delete;
+    ~linear()
+    {
+        test_matrix_free(&host);
+        delete block;
+    }
+
+    /* What a code's part in a sum is multiplied by, in magnitude: intermediate sums are of this size even
+     * where a zero point cancels them. */
+    double magnitude(int32_t row, int32_t col) const
+    {
+        const struct any4_matrix *w = &host.matrix;
+        const double weight = host.dense[(size_t)row * (size_t)w->n_cols + (size_t)col];
+        if (w->kind != ANY4_LUT || !w->zeros) {
+            return fabs(weight);
+        }
+        const double zero = bf16_to_f32(w->zeros[row * w->n_groups + col / w->group_size]);
+        return fabs(weight - zero) + 2 * fabs(zero);
+    }
+};
+
+struct inputs {
+    int32_t n_tokens;
+    int64_t x_stride, y_stride;
+    std::vector<uint16_t> x;
+    std::vector<float> values; /* (n_tokens, n_cols): x as f32 */
+    std::vector<float> expected;
+
+    inputs(const linear &m, int32_t tokens, enum data_kind data, struct rng *rng)
+        : n_tokens(tokens), x_stride(cuda_padded(m.device.n_cols) + 8), y_stride(m.device.n_rows + 3),
+          x((size_t)(tokens * x_stride), 0), values((size_t)tokens * (size_t)m.device.n_cols),
+          expected((size_t)(tokens * y_stride))
+    {
+        const int32_t n_cols = m.device.n_cols;
+        data_fill(values.data(), values.size(), data, rng);
+        for (int32_t token = 0; token < tokens; token++) {
+            for (int32_t col = 0; col < x_stride; col++) {
+                uint16_t *to = &x[(size_t)(token * x_stride + col)];
+                if (col < n_cols) {
+                    float *value = &values[(size_t)token * (size_t)n_cols + (size_t)col];
+                    *to = bf16_from_f32(*value);
+                    *value = bf16_to_f32(*to);
+                } else if (col >= cuda_padded(n_cols)) {
+                    *to = 0x7fc0; /* NaN: nobody may read it */
+                }
+            }
+        }
+        scalar.any4_gemm(expected.data(), y_stride, &m.host.matrix, values.data(), n_cols, tokens, 0,
+                         m.device.n_rows);
+    }
+};
+
+enum variant_name { GEMV_F16, GEMV_EXACT, GEMM };
+static const char *const names[] = {"gemv", "exact gemv", "gemm"};
+
+/* What sums of eight f16 products can lose, for one row and token: each addition half a unit of its result,
+ * and x what lies below the last place of f16 once its largest is near 1. */
+static double f16_loss(const linear &m, const float *x, int32_t row)
+{
+    const struct any4_matrix *w = &m.host.matrix;
+    const double *weights = m.host.dense + (size_t)row * (size_t)w->n_cols;
+    double loss = 0, max = 0, sum_of_weights = 0;
+    for (int32_t col = 0; col < w->n_cols; col++) {
+        max = std::max(max, fabs((double)x[col]));
+        sum_of_weights += fabs(weights[col]);
+    }
+    for (int32_t begin = 0; begin < w->n_cols; begin += 16) {
+        for (int32_t parity = 0; parity < 2; parity++) {
+            /* the two runs of 8 columns that share a sum lie next to each other: t = 0 1 and 2 3 */
+            double sum = 0;
+            for (int32_t i = begin + parity; i < begin + 16 && i < w->n_cols; i += 2) {
+                sum += weights[i] * x[i];
+                loss += fabs(sum) * 0x1p-11 * 1.01;
+            }
+        }
+    }
+    return loss + sum_of_weights * max * 0x1p-24;
+}
+
+static void check_y(const linear &m, const inputs &in, const std::vector<float> &y, variant_name variant,
+                    int32_t n_blocks, uint64_t seed)
+{
+    const struct any4_matrix *w = &m.host.matrix;
+    const double chain = w->group_size + w->n_groups + 16 + n_blocks;
+    for (int32_t token = 0; token < in.n_tokens; token++) {
+        const float *x = in.values.data() + (size_t)token * (size_t)w->n_cols;
+        for (int32_t row = 0; row < w->n_rows; row++) {
+            double sum = 0;
+            for (int32_t col = 0; col < w->n_cols; col++) {
+                sum += m.magnitude(row, col) * fabs((double)x[col]);
+            }
+            const double tolerance =
+                2 * chain * UNIT_ROUNDOFF * sum + (variant == GEMV_F16 ? f16_loss(m, x, row) : 0);
+            const size_t at = (size_t)(token * in.y_stride + row);
+            CHECK(close_to(y[at], in.expected[at], tolerance),
+                  "%s, kind %d, %d x %d, group %d, token %d of %d, row %d, %d blocks, seed %d: %.9g, "
+                  "expected %.9g +- %g",
+                  names[variant], (int)w->kind, w->n_rows, w->n_cols, w->group_size, token, in.n_tokens, row,
+                  n_blocks, (int)seed, y[at], in.expected[at], tolerance);
+        }
+        for (int64_t row = w->n_rows; row < in.y_stride; row++) {
+            CHECK(y[(size_t)(token * in.y_stride + row)] == 5, "%s wrote behind row %d", names[variant],
+                  w->n_rows);
+        }
+    }
+}
+
+/* Runs one kernel twice, for the counters must be ready again; gives y. */
+static std::vector<float> run(const linear &m, const inputs &in, variant_name variant, int32_t n_blocks,
+                              uint64_t seed)
+{
+    struct error err = {};
+    device_array<uint16_t> x(in.x);
+    device_array<float> y(in.expected.size());
+    device_array<float> partials(std::vector<float>((size_t)cuda_partials(n_blocks, in.n_tokens), NAN));
+    device_array<uint32_t> counters(std::vector<uint32_t>((size_t)m.device.n_row_blocks, 0));
+    const struct cuda_workspace workspace = {n_blocks, partials.data, counters.data, m.device.n_row_blocks,
+                                             in.n_tokens};
+    const struct cuda_linear args = {&m.device,   y.data,      in.y_stride, x.data,
+                                     in.x_stride, in.n_tokens, &workspace,  nullptr};
+    std::vector<float> first;
+#ifndef __CUDACC__
+    simt_host_loads_reset();
+#endif
+    for (int32_t turn = 0; turn < 2; turn++) {
+        const std::vector<float> untouched(in.expected.size(), 5);
+        CHECK_RUN(simt_memory_upload(y.data, untouched.data(), untouched.size() * sizeof(float)));
+        order_seed(seed + (uint64_t)turn);
+        enum status status = variant == GEMM ? cuda_any4_gemm_small(&args, &err)
+                                             : cuda_any4_gemv(&args, variant == GEMV_EXACT, &err);
+        CHECK(!status, "%s", err.message);
+        if (turn == 0) {
+            first = y.download();
+        }
+    }
+    std::vector<float> second = y.download();
+    CHECK(memcmp(first.data(), second.data(), first.size() * sizeof(float)) == 0,
+          "%s: bits depend on the order of threads", names[variant]);
+#if !defined(SIMT_TSAN) && !defined(__CUDACC__)
+    struct simt_host_loads loads = simt_host_loads_get();
+    CHECK(loads.loads > 0 && loads.wavefronts == loads.ideal, "%s: %.3f wavefronts a load without conflicts",
+          names[variant], (double)loads.wavefronts / (double)loads.ideal);
+#endif
+    return first;
+}
+
+static void test(const linear &m, const inputs &in, variant_name variant, int32_t n_blocks, uint64_t seed)
+{
+    check_y(m, in, run(m, in, variant, n_blocks, seed), variant, n_blocks, seed);
+}
+
+static void test_all(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_t group_size,
+                     enum data_kind data, const std::vector<int32_t> &tokens, uint64_t seed)
+{
+    static const int32_t blocks[] = {1, 3, 5, 1000}; /* in one, shared unevenly, one a unit */
+    struct rng rng = {seed * 77};
+    linear m(kind, n_rows, n_cols, group_size, data, seed);
+    for (int32_t n_tokens : tokens) {
+        inputs in(m, n_tokens, data, &rng);
+        const int32_t n_blocks = blocks[rng_below(&rng, 4)];
+        if (n_tokens <= CUDA_MAX_TOKENS_GEMV) {
+            test(m, in, GEMV_EXACT, n_blocks, seed);
+            if (kind == ANY4_LUT_INT8) {
+                test(m, in, GEMV_F16, n_blocks, seed);
+            }
+        }
+        test(m, in, GEMM, n_blocks, seed);
+    }
+}
+
+/* A token's bits are the same alone, among few and among many. */
+static void test_invariance(enum any4_kind kind, int32_t group_size)
+{
+    struct rng rng = {5};
+    linear m(kind, 40, 384, group_size, DATA_RANDOM, 9);
+    inputs all(m, 64, DATA_RANDOM, &rng);
+    std::vector<float> together = run(m, all, GEMM, 4, 1);
+    for (int32_t n_tokens : {1, 7, 8, 9, 16, 17, 33}) {
+        inputs few = all;
+        few.n_tokens = n_tokens;
+        std::vector<float> alone = run(m, few, GEMM, 4, 2);
+        CHECK(memcmp(alone.data(), together.data(), (size_t)(n_tokens * all.y_stride) * sizeof(float)) == 0,
+              "kind %d, group %d: %d tokens have other bits than 64", (int)kind, group_size, n_tokens);
+    }
+}
+
+static void test_refusals(void)
+{
+    struct error err = {};
+    size_t bytes;
+    struct rng rng = {1};
+    linear m(ANY4_LUT_INT8, 8, 128, 32, DATA_RANDOM, 1);
+    inputs in(m, 1, DATA_RANDOM, &rng);
+    struct any4_matrix other = m.tiled;
+    other.code_bits = 3;
+    CHECK(cuda_any4_bytes(&bytes, &other, &err) == STATUS_INVALID && bytes == 0, "3 bits");
+    other = m.tiled;
+    other.group_size = 16;
+    CHECK(cuda_any4_bytes(&bytes, &other, &err) == STATUS_INVALID, "group 16");
+    float partials[64];
+    uint32_t counters[1] = {0};
+    struct cuda_workspace workspace = {1, partials, counters, 1, 1};
+    const struct cuda_linear good = {&m.device,   partials, 8,          in.x.data(),
+                                     in.x_stride, 1,        &workspace, nullptr};
+    struct cuda_linear bad = good;
+    bad.n_tokens = 3;
+    CHECK(cuda_any4_gemv(&bad, true, &err) == STATUS_INVALID && strstr(err.message, "3 tokens"), "%s",
+          err.message);
+    bad.n_tokens = 65;
+    CHECK(cuda_any4_gemm_small(&bad, &err) == STATUS_INVALID, "%s", err.message);
+    bad = good;
+    bad.x_stride = 120;
+    CHECK(cuda_any4_gemm_small(&bad, &err) == STATUS_INVALID && strstr(err.message, "rows of x"), "%s",
+          err.message);
+    bad = good;
+    bad.y_stride = 7;
+    CHECK(cuda_any4_gemm_small(&bad, &err) == STATUS_INVALID && strstr(err.message, "rows of y"), "%s",
+          err.message);
+    workspace.n_counters = 0;
+    CHECK(cuda_any4_gemm_small(&good, &err) == STATUS_INVALID && strstr(err.message, "0 counters"), "%s",
+          err.message);
+}
+
+int main(int n_arguments, char **arguments)
+{
+    checks_begin(120);
+    kernels_init_cpu(&scalar, 0);
+    test_refusals();
+#ifdef SIMT_TSAN
+    (void)n_arguments;
+    (void)arguments;
+    test_all(ANY4_LUT_INT8, 33, 1408, 32, DATA_RANDOM, {1, 9}, 2);
+    test_all(ANY4_LUT, 8, 256, 64, DATA_RANDOM, {2}, 3);
+    test_invariance(ANY4_LUT_INT8, 128);
+#else
+    const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 2;
+    const std::vector<int32_t> tokens = {1, 2, 3, 8, 9, 33, 64};
+    for (enum any4_kind kind : {ANY4_LUT_INT8, ANY4_LUT}) {
+        for (int32_t group_size : {32, 64, 128}) {
+            for (uint64_t seed = 1; seed <= n_seeds; seed++) {
+                for (int32_t n_cols : {128, 200, 256}) {
+                    for (int32_t n_rows : {1, 8, 33, 96}) {
+                        test_all(kind, n_rows, n_cols, group_size, DATA_RANDOM, tokens,
+                                 seed * 10 + (uint64_t)n_rows);
+                    }
+                }
+                test_all(kind, 33, 1408, group_size, DATA_RANDOM, tokens, seed);
+                test_all(kind, 96, 1408, group_size, DATA_RANDOM, {1, 2, 9}, seed);
+            }
+            test_all(kind, 33, 256, group_size, DATA_ZERO, {1, 2, 9}, 3);
+            test_all(kind, 33, 256, group_size, DATA_ALTERNATING, {1, 2, 9}, 4);
+            test_invariance(kind, group_size);
+        }
+    }
+#endif
+    return checks_finish("cuda_any4");
+}

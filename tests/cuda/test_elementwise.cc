@@ -1,0 +1,260 @@
+/* RMSNorm, SwiGLU, residuals, embedding and rope with the append to the KV cache, against the scalar kernels.
+ */
+#include "kernels/cuda/launch.h"
+#include "tests/cuda/support.h"
+
+static struct kernels scalar;
+
+#ifdef SIMT_TSAN
+static const int32_t SIZES[] = {1, 200}, TOKENS[] = {2};
+static const uint64_t N_SEEDS = 1;
+#else
+static const int32_t SIZES[] = {1, 8, 33, 96, 128, 256, 1408}, TOKENS[] = {1, 2, 3, 8, 9, 33, 64};
+static const uint64_t N_SEEDS = 3;
+#endif
+
+static std::vector<float> floats(size_t n, enum data_kind kind, struct rng *rng)
+{
+    std::vector<float> values(n);
+    data_fill(values.data(), n, kind, rng);
+    return values;
+}
+
+/* bf16 of a value that is itself some roundings of f32 away from the expected one. */
+static bool bf16_close(uint16_t value, float expected, double roundings)
+{
+    const double slack = fabs((double)expected) * roundings * UNIT_ROUNDOFF + 0x1p-149;
+    const float low = bf16_to_f32(bf16_from_f32((float)(expected - slack)));
+    const float high = bf16_to_f32(bf16_from_f32((float)(expected + slack)));
+    return bf16_to_f32(value) >= low && bf16_to_f32(value) <= high;
+}
+
+/* What a launch wrote to x: the values, zeros to the tile's end, nothing behind. */
+static void check_x(const std::vector<uint16_t> &x, int64_t x_stride, const std::vector<float> &expected,
+                    int32_t n, int32_t n_tokens, double roundings, const char *name, uint64_t seed)
+{
+    for (int32_t token = 0; token < n_tokens; token++) {
+        for (int32_t i = 0; i < x_stride; i++) {
+            const uint16_t value = x[(size_t)(token * x_stride + i)];
+            if (i < n) {
+                const float wanted = expected[(size_t)token * (size_t)n + (size_t)i];
+                CHECK(bf16_close(value, wanted, roundings),
+                      "%s, %d of %d, token %d of %d, seed %d: %g, expected %g", name, i, n, token, n_tokens,
+                      (int)seed, bf16_to_f32(value), wanted);
+            } else {
+                CHECK(value == (i < cuda_padded(n) ? 0 : 0x7777), "%s: %d behind %d is %04x", name, i, n,
+                      value);
+            }
+        }
+    }
+}
+
+static void test_rmsnorm_swiglu(int32_t n, int32_t n_tokens, uint64_t seed, enum data_kind kind)
+{
+    struct rng rng = {seed};
+    struct error err = {};
+    const int64_t h_stride = n + 3, x_stride = cuda_padded(n) + 8;
+    const float eps = 1e-5f;
+    std::vector<float> h = floats((size_t)(n_tokens * h_stride), kind, &rng),
+                       weight = floats((size_t)n, DATA_RANDOM, &rng);
+    std::vector<float> up = floats((size_t)(n_tokens * h_stride), DATA_RANDOM, &rng);
+    std::vector<float> normed((size_t)n_tokens * (size_t)n), gated(normed);
+    for (int32_t token = 0; token < n_tokens; token++) {
+        const size_t from = (size_t)(token * h_stride), to = (size_t)token * (size_t)n;
+        scalar.rmsnorm(normed.data() + to, h.data() + from, weight.data(), n, eps);
+        scalar.swiglu(gated.data() + to, h.data() + from, up.data() + from, n);
+    }
+    device_array<float> device_h(h), device_weight(weight), device_up(up);
+    device_array<uint16_t> x(std::vector<uint16_t>((size_t)(n_tokens * x_stride), 0x7777));
+    order_seed(seed);
+    CHECK(!cuda_rmsnorm(x.data, x_stride, device_h.data, h_stride, device_weight.data, n, n_tokens, eps,
+                        nullptr, &err),
+          "%s", err.message);
+    check_x(x.download(), x_stride, normed, n, n_tokens, sum_chain(n) / 2 + 4, "rmsnorm", seed);
+    CHECK(!cuda_swiglu(x.data, x_stride, device_h.data, device_up.data, h_stride, n, n_tokens, nullptr, &err),
+          "%s", err.message);
+    check_x(x.download(), x_stride, gated, n, n_tokens, 16, "swiglu", seed);
+}
+
+static void test_axpy(int32_t n, int32_t n_tokens, uint64_t seed)
+{
+    struct rng rng = {seed};
+    struct error err = {};
+    const int64_t h_stride = n + 1, y_stride = n + 2;
+    std::vector<float> h = floats((size_t)(n_tokens * h_stride), DATA_ALTERNATING, &rng);
+    std::vector<float> y = floats((size_t)(n_tokens * y_stride), DATA_RANDOM, &rng);
+    device_array<float> device_h(h), device_y(y);
+    order_seed(seed);
+    CHECK(!cuda_axpy(device_h.data, h_stride, device_y.data, y_stride, 0.75f, n, n_tokens, nullptr, &err),
+          "%s", err.message);
+    std::vector<float> out = device_h.download();
+    for (int32_t token = 0; token < n_tokens; token++) {
+        const size_t at = (size_t)(token * h_stride);
+        scalar.axpy(h.data() + at, y.data() + (size_t)(token * y_stride), 0.75f, n);
+        for (int32_t i = 0; i <= n; i++) { /* the gap behind a row included */
+            const float value = out[at + (size_t)i], wanted = h[at + (size_t)i];
+            CHECK(close_to(value, wanted, 4 * UNIT_ROUNDOFF * 1001), "axpy, %d of %d: %g, expected %g", i, n,
+                  value, wanted);
+        }
+    }
+}
+
+static void test_embedding(int32_t n, int32_t n_tokens, uint64_t seed, enum any4_kind kind)
+{
+    enum { N_VOCAB = 11 };
+    struct rng rng = {seed};
+    struct error err = {};
+    std::vector<float> values = floats((size_t)N_VOCAB * (size_t)n, DATA_RANDOM, &rng);
+    std::vector<uint8_t> table(values.size() * (kind == ANY4_F32 ? 4 : 2));
+    std::vector<int32_t> tokens((size_t)n_tokens);
+    for (size_t i = 0; i < values.size(); i++) {
+        uint16_t half = kind == ANY4_F16 ? f16_from_f32(values[i]) : bf16_from_f32(values[i]);
+        if (kind == ANY4_F32) {
+            memcpy(table.data() + 4 * i, &values[i], 4);
+        } else {
+            memcpy(table.data() + 2 * i, &half, 2);
+            values[i] = kind == ANY4_F16 ? f16_to_f32(half) : bf16_to_f32(half);
+        }
+    }
+    for (int32_t &token : tokens) {
+        token = rng_below(&rng, N_VOCAB + 2) - 1; /* -1 and N_VOCAB are no tokens */
+    }
+    device_array<uint8_t> device_table(table);
+    device_array<int32_t> device_tokens(tokens);
+    device_array<float> h(std::vector<float>((size_t)n_tokens * (size_t)n, 5));
+    order_seed(seed);
+    CHECK(!cuda_embedding(h.data, n, device_table.data, kind, N_VOCAB, n, device_tokens.data, n_tokens,
+                          nullptr, &err),
+          "%s", err.message);
+    std::vector<float> out = h.download();
+    for (size_t i = 0; i < out.size(); i++) {
+        const int32_t token = tokens[i / (size_t)n];
+        const bool known = token >= 0 && token < N_VOCAB;
+        const float wanted = known ? values[(size_t)token * (size_t)n + i % (size_t)n] : 0;
+        CHECK(out[i] == wanted, "embedding of %d, kind %d, element %zu: %g, expected %g", token, (int)kind, i,
+              out[i], wanted);
+    }
+}
+
+/* A few sequences with blocks in any order; tokens at any position of theirs, some places empty. */
+static void test_rope(int32_t head_dim, int32_t n_heads, int32_t n_kv_heads, int32_t n_tokens,
+                      enum kv_type type, uint64_t seed)
+{
+    enum { BLOCK_SIZE = 4, N_BLOCKS = 12, N_SEQUENCES = 3, N_POSITIONS = 16 };
+    struct rng rng = {seed};
+    struct error err = {};
+    const int32_t half = head_dim / 2, n_rows = n_heads + 2 * n_kv_heads;
+    const int64_t qkv_stride = n_rows * head_dim + 5,
+                  block_stride = (int64_t)n_kv_heads * BLOCK_SIZE * head_dim + 8;
+    std::vector<float> qkv = floats((size_t)(n_tokens * qkv_stride), DATA_RANDOM, &rng);
+    std::vector<float> cos = floats((size_t)(N_POSITIONS * half), DATA_RANDOM, &rng), sin = cos;
+    for (size_t i = 0; i < cos.size(); i++) {
+        float angle = 3 * cos[i];
+        cos[i] = cosf(angle);
+        sin[i] = sinf(angle);
+    }
+    std::vector<int32_t> positions((size_t)n_tokens), sequences(positions), tables(N_SEQUENCES * 4);
+    for (int32_t i = 0; i < N_SEQUENCES * 4; i++) {
+        tables[(size_t)i] = (i * 5 + 2) % N_BLOCKS;
+    }
+    for (int32_t i = 0; i < n_tokens; i++) { /* all different places: 48 of them, then none */
+        const int32_t place = i * 7 % 48;
+        sequences[(size_t)i] = place / N_POSITIONS;
+        positions[(size_t)i] = i % 5 == 4 || i >= 48 ? -1 : place % N_POSITIONS;
+    }
+    const size_t cache_bytes = (size_t)(N_BLOCKS * block_stride) * kv_type_bytes(type);
+    std::vector<uint8_t> k(cache_bytes, 0x55), v(cache_bytes, 0x55);
+    device_array<float> device_qkv(qkv), device_cos(cos), device_sin(sin);
+    device_array<int32_t> device_positions(positions), device_sequences(sequences), device_tables(tables);
+    device_array<uint8_t> device_k(k), device_v(v);
+    struct cuda_rope_append args = {};
+    args.qkv = device_qkv.data;
+    args.qkv_stride = qkv_stride;
+    args.n_heads = n_heads;
+    args.n_kv_heads = n_kv_heads;
+    args.head_dim = head_dim;
+    args.cos = device_cos.data;
+    args.sin = device_sin.data;
+    args.positions = device_positions.data;
+    args.sequences = device_sequences.data;
+    args.block_tables = device_tables.data;
+    args.table_stride = 4;
+    args.block_size = BLOCK_SIZE;
+    args.block_stride = block_stride;
+    args.type = type;
+    args.k = device_k.data;
+    args.v = device_v.data;
+    order_seed(seed);
+    CHECK(!cuda_rope_kv_append(&args, n_tokens, nullptr, &err), "%s", err.message);
+    std::vector<float> out = device_qkv.download();
+    std::vector<uint8_t> out_k = device_k.download(), out_v = device_v.download();
+    for (int32_t token = 0; token < n_tokens; token++) {
+        const int32_t position = positions[(size_t)token];
+        float *row = qkv.data() + token * qkv_stride;
+        const float *got = out.data() + token * qkv_stride;
+        if (position >= 0) {
+            scalar.rope(row, n_heads + n_kv_heads, head_dim, cos.data() + position * half,
+                        sin.data() + position * half);
+            const int64_t block = tables[(size_t)(sequences[(size_t)token] * 4 + position / BLOCK_SIZE)];
+            for (int32_t head = 0; head < n_kv_heads;
+                 head++) { /* what went to the cache is what stands in the row */
+                const int64_t at =
+                    block * block_stride + (head * BLOCK_SIZE + position % BLOCK_SIZE) * head_dim;
+                scalar.kv_store(k.data() + (size_t)at * kv_type_bytes(type), type,
+                                got + (n_heads + head) * head_dim, head_dim);
+                scalar.kv_store(v.data() + (size_t)at * kv_type_bytes(type), type,
+                                got + (n_heads + n_kv_heads + head) * head_dim, head_dim);
+            }
+        }
+        for (int32_t i = 0; i < qkv_stride; i++) {
+            CHECK(close_to(got[i], row[i], 6 * UNIT_ROUNDOFF),
+                  "rope, token %d at %d, element %d: %g, expected %g", token, position, i, got[i], row[i]);
+        }
+    }
+    CHECK(k == out_k && v == out_v, "KV cache, head_dim %d, %d heads, %d KV heads, type %d, seed %d",
+          head_dim, n_heads, n_kv_heads, (int)type, (int)seed);
+}
+
+static void test_refusals(void)
+{
+    struct error err = {};
+    struct cuda_rope_append rope = {};
+    rope.n_heads = 3;
+    rope.n_kv_heads = 2;
+    rope.head_dim = 8;
+    alignas(16) uint16_t x[256] = {};
+    float h[256] = {};
+    CHECK(cuda_rmsnorm(x, 120, h, 100, h, 100, 1, 1e-5f, nullptr, &err) == STATUS_INVALID &&
+              strstr(err.message, "at least 128"),
+          "%s", err.message);
+    CHECK(cuda_swiglu(x + 1, 128, h, h, 100, 100, 1, nullptr, &err) == STATUS_INVALID, "%s", err.message);
+    CHECK(cuda_axpy(h, 0, h, 0, 1, 0, 1, nullptr, &err) == STATUS_INVALID, "%s", err.message);
+    CHECK(cuda_embedding(h, 8, x, ANY4_LUT, 1, 8, nullptr, 1, nullptr, &err) == STATUS_INVALID, "%s",
+          err.message);
+    CHECK(cuda_rope_kv_append(&rope, 1, nullptr, &err) == STATUS_INVALID, "%s", err.message);
+}
+
+int main(void)
+{
+    checks_begin(60);
+    kernels_init_cpu(&scalar, 0);
+    test_refusals();
+    for (uint64_t seed = 1; seed <= N_SEEDS; seed++) {
+        for (int32_t n_tokens : TOKENS) {
+            for (int32_t n : SIZES) {
+                if (n * n_tokens > 20000) {
+                    continue;
+                }
+                test_rmsnorm_swiglu(n, n_tokens, seed, DATA_RANDOM);
+                test_axpy(n, n_tokens, seed);
+                test_embedding(n, n_tokens, seed, n % 3 == 0 ? ANY4_F32 : n % 3 == 1 ? ANY4_F16 : ANY4_BF16);
+            }
+            test_rope(8, 2, 1, n_tokens, KV_F32, seed);
+            test_rope(64, 6, 2, n_tokens, KV_F16, seed);
+            test_rope(48, 4, 4, n_tokens, KV_BF16, seed);
+        }
+        test_rmsnorm_swiglu(200, 3, seed, DATA_ZERO);
+        test_rmsnorm_swiglu(200, 3, seed, DATA_ALTERNATING);
+    }
+    return checks_finish("cuda_elementwise");
+}
