@@ -200,9 +200,9 @@ static enum status write_error(const struct writer *w, struct error *err)
     return error_set(err, STATUS_IO, "%s: %s", w->file.temporary, strerror(errno));
 }
 
-/* Whole buffers at multiples of their size: file systems with large folios (ext4, XFS) keep such a file in huge
- * pages, and a map of it has them too. A gemv over 1.1 B parameters read from there takes what it takes from
- * huge pages of our own; it took 1.06 times that from a file written in pieces of 1 MiB. */
+/* Whole buffers at multiples of their size: file systems with large folios (ext4, XFS) keep such a file in
+ * huge pages, and a map of it has them too. A gemv over 1.1 B parameters read from there takes what it takes
+ * from huge pages of our own; it took 1.06 times that from a file written in pieces of 1 MiB. */
 static enum status flush(struct writer *w, struct error *err)
 {
     size_t before = w->n_written;
