@@ -346,11 +346,11 @@ void model_close(struct model *model)
     if (!model) {
         return;
     }
+    model_cache_close(model->cache); /* first: its writer reads what is freed here */
     for (int64_t i = 0; model->linears && i < model->n_linears; i++) {
         free(model->linears[i].memory);
         free(model->linears[i].bias);
     }
-    model_cache_close(model->cache);
     free(model->linears);
     free(model->experts);
     free(model->layers);
