@@ -33,7 +33,8 @@ const struct config_key config_keys[] = {
     {"cpu_flags", CONFIG_STRING, QUANTIZER, "all", 0, 0, 0, AT(cpu_flags), false,
      "instruction sets that may be used: all, scalar, or a comma list of avx2, avx512"},
     {"quant", CONFIG_STRING, QUANTIZER, "any4", 0, 0, 0, AT(quant), false,
-     "format of the linear layers: any4, any4-paper, int4, nf4, fp4, none; bench quantize takes a list"},
+     "format of the linear layers: any4, any3, any2, any4-paper, int8, int4, int3, int2, nf4, fp4, "
+     "mx4, none; bench quantize takes a list"},
     {"group_size", CONFIG_CHOICE, QUANTIZER, "auto", 0, 0, "auto|32|64|128", AT(group_size), false,
      "columns that share a scale; auto: by format"},
     {"quant_skip", CONFIG_STRING, ENGINE, NULL, 0, 0, 0, AT(quant_skip), false,

@@ -8,22 +8,23 @@ Test(compare, lists_of_formats)
 {
     static const struct {
         const char *text, *message;
-    } bad[] = {{"", "--compare: a comma list of 1 to 32 formats"},
-               {" , ", "--compare: a comma list of 1 to 32 formats"},
-               {"any5", "--compare: unknown quantization method \"any5\""},
-               {"any4,int4:", "\"int4:\": g32, g64, g128, feedback, rotation or b and a number of bits must follow"},
-               {"int4:64", "\"int4:64\": g32, g64, g128"},
-               {"int4:g16", "\"int4:g16\": g32"},
-               {"int4:g064", "\"int4:g064\": g32"},
-               {"int4:g64:", "\"int4:g64:\": g32"},
-               {"any4:b", "\"any4:b\": g32"},
-               {"any4:b0", "\"any4:b0\": g32"},
-               {"any4:b17", "\"any4:b17\": g32"},
-               {"any4:b3x", "\"any4:b3x\": g32"},
-               {"int4:b3", "\"int4:b3\": widths are mixed of any4's"},
-               {"int4:feedback", "\"int4:feedback\": error feedback works with"},
-               {"none:g64", "\"none:g64\": weights as stored have no groups"},
-               {"any4-and-then-something-very-long-indeed", "too long"}};
+    } bad[] = {
+        {"", "--compare: a comma list of 1 to 32 formats"},
+        {" , ", "--compare: a comma list of 1 to 32 formats"},
+        {"any5", "--compare: unknown quantization method \"any5\""},
+        {"any4,int4:", "\"int4:\": g32, g64, g128, feedback, rotation or b and a number of bits must follow"},
+        {"int4:64", "\"int4:64\": g32, g64, g128"},
+        {"int4:g16", "\"int4:g16\": g32"},
+        {"int4:g064", "\"int4:g064\": g32"},
+        {"int4:g64:", "\"int4:g64:\": g32"},
+        {"any4:b", "\"any4:b\": g32"},
+        {"any4:b0", "\"any4:b0\": g32"},
+        {"any4:b17", "\"any4:b17\": g32"},
+        {"any4:b3x", "\"any4:b3x\": g32"},
+        {"int4:b3", "\"int4:b3\": widths are mixed of any4's"},
+        {"int4:feedback", "\"int4:feedback\": error feedback works with"},
+        {"none:g64", "\"none:g64\": weights as stored have no groups"},
+        {"any4-and-then-something-very-long-indeed", "too long"}};
     struct quant_list list;
     struct error err;
     cr_assert_eq(quant_list_parse(&list, "none, any4-paper:g128 ,int4:g32,any4", "--compare", &err),
