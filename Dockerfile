@@ -1,6 +1,6 @@
 # any4 in a container. One stage builds, the image that ships has the program, its libraries and the demo model: no shell, no
 # package manager. Build: docker build -t any4 .    Run: docker run -p 8080:8080 any4
-# Your model:            docker run -p 8080:8080 -v /path/to/model:/model:ro any4 serve /model
+# Your model:            docker run -p 8080:8080 -v /path/to/model:/model:ro -v any4-cache:/cache any4 serve /model
 ARG BASE=docker.io/library/debian:bookworm-slim
 
 FROM ${BASE} AS build

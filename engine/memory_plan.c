@@ -99,16 +99,14 @@ static void explain(struct engine_plan *p, size_t context_bytes)
     human(kept, p->kept_bytes);
     if (p->peak_load_bytes > p->memory_limit) {
         snprintf(p->reason, sizeof p->reason,
-                 "loading takes %s at its peak (quantized weights %s, weights kept as stored %s, the largest "
-                 "tensor %s "
-                 "while it is quantized); the limit is %s",
+                 "loading takes %s at its peak (quantized weights %s, weights kept as stored %s, "
+                 "the largest tensor %s while it is quantized); the limit is %s",
                  human(peak, p->peak_load_bytes), human(weights, p->quantized_bytes), kept,
                  human(tensor, p->largest_tensor_bytes), limit);
     } else {
         snprintf(p->reason, sizeof p->reason,
-                 "weights take %s, the buffers of a step %s, and the KV cache of one context of %d tokens "
-                 "%s; the limit "
-                 "is %s%s",
+                 "weights take %s, the buffers of a step %s, "
+                 "and the KV cache of one context of %d tokens %s; the limit is %s%s",
                  human(weights, p->quantized_bytes + p->kept_bytes), human(step, p->step_bytes),
                  p->max_model_len, human(kv, context_bytes), limit,
                  p->kv_bytes < context_bytes
@@ -161,7 +159,9 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
     }
     size_t measured_bytes = 0; /* while widths are chosen everything stands there as any4 */
     if (options->bits_per_weight > 0) {
-        size_t most = (size_t)(options->bits_per_weight / 8 * (double)n_quantized);
+        const double widest = 8.5; /* int8 with its scales and padding: more is not used */
+        double bits = options->bits_per_weight < widest ? options->bits_per_weight : widest;
+        size_t most = (size_t)(bits / 8 * (double)n_quantized);
         measured_bytes = (out->quantized_bytes > most ? out->quantized_bytes - most : 0) +
                          sensitivity_bytes(config, options->n_calib_ids);
         out->quantized_bytes = most;
@@ -174,7 +174,11 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
     if (options->rotation) { /* one tensor stands there in f32 at a time */
         out->peak_load_bytes += 2 * out->largest_tensor_bytes;
     }
-    if (options->n_calib_ids && quant_weighting_of(&options->quant) != QUANT_WEIGHTING_NONE) {
+    if (options->error_feedback && quant_weighting_of(&options->quant) == QUANT_WEIGHTING_NONE) {
+        return error_set(err, STATUS_INVALID,
+                         "error_feedback weighs columns: quant_weighting none turns it off");
+    }
+    if (options->n_calib_ids && options->quant.method != QUANT_NONE) {
         enum status status = calibrate_check(config, options->calib_ids, options->n_calib_ids, err);
         if (status) {
             return status;

@@ -122,7 +122,8 @@ static enum status make_key(struct model_cache *cache, const struct engine_optio
     hash_add_text(&hash, cache->method);
     add_integer(&hash, quant_group_size(quant));
     hash_add_text(&hash, quant_weighting_name(quant_weighting_of(quant)));
-    add_integer(&hash, (int64_t)quant->seed);
+    add_integer(&hash,
+                quant->method == QUANT_ANY4_PAPER ? (int64_t)quant->seed : 0); /* others draw nothing */
     add_integer(&hash, options->error_feedback);
     add_integer(&hash, options->rotation);
     hash_add(&hash, &options->bits_per_weight, sizeof options->bits_per_weight);
@@ -463,10 +464,23 @@ static enum status make_folder(const char *path, struct error *err)
     return STATUS_OK;
 }
 
+/* A path for people, in a file that holds UTF-8 only: bytes that are no printable ASCII as %XX. */
+static void spell_path(char *out, size_t size, const char *path)
+{
+    size_t used = 0;
+    for (; *path && used + 4 < size; path++) {
+        unsigned char byte = (unsigned char)*path;
+        used += (size_t)snprintf(out + used, size - used, byte > 0x20 && byte < 0x7f ? "%c" : "%%%02X", byte);
+    }
+    out[used] = 0;
+}
+
 static enum status write_file(struct model_cache *cache, struct error *err)
 {
     const struct model *model = cache->model;
-    struct cache_label label = {.model = cache->source, .settings = cache->settings};
+    char spelled[PATH_BYTES];
+    spell_path(spelled, sizeof spelled, cache->source);
+    struct cache_label label = {.model = spelled, .settings = cache->settings};
     struct cache_entry *entries = calloc((size_t)model->n_linears, sizeof *entries);
     int64_t n = 0;
     if (!entries) {

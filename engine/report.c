@@ -35,7 +35,7 @@ static struct quant_tensor describe(const struct linear *linear)
                                   .n_rows = linear->w.n_rows,
                                   .n_cols = linear->w.n_cols,
                                   .kind = kind_name(linear->w.kind)};
-    double bits = 8.0 * (double)linear->source->n_bytes;
+    double bits = 8.0 * (double)linear->w.n_rows * (double)linear->w.row_bytes;
     if (linear->quantize) {
         bits = (double)(s->code_bits + s->table_bits);
         tensor.code_bits = linear->w.code_bits;
@@ -188,7 +188,7 @@ void engine_info_fill(struct engine_info *info, const struct model *model, const
         const struct linear *linear = &model->linears[i];
         if (!linear->quantize) {
             stored_weights += linear->source->n_elements;
-            stored_bits += 8.0 * (double)linear->source->n_bytes;
+            stored_bits += 8.0 * (double)linear->w.n_rows * (double)linear->w.row_bytes;
             continue;
         }
         info->code_bits += linear->stats.code_bits;

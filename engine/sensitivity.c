@@ -125,13 +125,22 @@ static void compare_rows(void *context, int64_t begin, int64_t end, int32_t thre
     }
 }
 
+/* To 12 bits: exp and log of different processors differ in the last one, and widths are chosen by this. */
+static double rounded(double x)
+{
+    int exponent;
+    double mantissa = frexp(x, &exponent);
+    return ldexp(floor(mantissa * 4096 + 0.5), exponent - 12);
+}
+
 double sensitivity_measure(struct sensitivity *s)
 {
+    const double unusable = 1e6; /* nats: what leaves no logits is worth more than anything that does */
     double sum = 0;
     s->logits = forward_step(s->forward, &s->batch);
     thread_pool_run_dynamic(s->pool, s->batch.n_rows, 1, compare_rows, s);
     for (int32_t row = 0; row < s->batch.n_rows; row++) {
         sum += s->rows[row];
     }
-    return isfinite(sum) ? fmax(0, sum / s->batch.n_rows) : INFINITY;
+    return isfinite(sum) ? rounded(fmax(0, sum / s->batch.n_rows)) : unusable;
 }

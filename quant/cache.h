@@ -2,12 +2,15 @@
  *
  * Each array of each matrix is a tensor NAME.codes (U8), NAME.scales, NAME.zeros, NAME.lut (BF16),
  * NAME.group_scales, NAME.table (I8), NAME.row_scales (F32), or NAME.weight (as stored); quant/any4.h says
- * what they mean. __metadata__ has strings: any4.format     CACHE_FORMAT any4.key        what the matrices
- * depend on besides the model's weights: shapes, settings, versions any4.content    the weights that they
- * were made from any4.model, any4.settings   the same for people any4.matrices   JSON: [{name, kind, layout,
- * n_rows, n_cols, code_bits, group_size, and the fields of struct quant_stats, its bits as total_code_bits
- * and total_table_bits}] Arrays begin at multiples of 64 bytes; zeros between them are tensors __padding__.N.
- * The last tensor,
+ * what they mean. __metadata__ has strings:
+ *
+ *     any4.format                  CACHE_FORMAT
+ *     any4.key                     what the matrices depend on besides the model's weights: shapes, settings,
+ * versions any4.content                 the weights that they were made from any4.model, any4.settings    the
+ * same for people any4.matrices                JSON: [{name, kind, layout, n_rows, n_cols, code_bits,
+ * group_size, and the fields of struct quant_stats, its bits as total_code_bits and total_table_bits}]
+ *
+ * Arrays begin at multiples of 64 bytes; zeros between them are tensors __padding__.N. The last tensor,
  * __checksums__ (U8, n x 16), has XXH3-128 hashes: of the header, of each MiB of the data before it, and of
  * its own rows before the last: no bit of the file is left out. */
 #ifndef QUANT_CACHE_H

@@ -167,6 +167,10 @@ static enum status plan_file(struct plan *plan, const struct cache_entry *entrie
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
     }
     plan->n_blocks = plan->payload_bytes / CACHE_BLOCK_BYTES + (plan->payload_bytes % CACHE_BLOCK_BYTES > 0);
+    if (plan->n_tensors >= SAFETENSORS_MAX_TENSORS) { /* what a reader would refuse */
+        return error_set(err, STATUS_INVALID, "%" PRId64 " arrays, at most %d are cached", plan->n_tensors,
+                         SAFETENSORS_MAX_TENSORS - 1);
+    }
     snprintf(plan->names + plan->n_tensors * CACHE_NAME_BYTES, CACHE_NAME_BYTES, CACHE_CHECKSUMS);
     plan_tensor(plan, "U8", (int64_t)plan->n_blocks + 2, CACHE_HASH_BYTES, NULL,
                 (plan->n_blocks + 2) * CACHE_HASH_BYTES);

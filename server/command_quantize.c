@@ -52,9 +52,12 @@ enum status command_quantize(const struct config *config, struct outcome *outcom
     FILE *log_file = NULL;
     (void)outcome;
     enum status status = server_check_folder(config, err);
-    if (!status && (!config->cache_folder || !strcmp(config->quant, "none"))) {
-        status = error_set(err, STATUS_INVALID, "quant_cache is %s and quant %s: there is nothing to fill",
-                           config->quant_cache, config->quant);
+    if (!status && !config->cache_folder) {
+        status =
+            error_set(err, STATUS_INVALID, "quant_cache is %s%s: there is nothing to fill",
+                      config->quant_cache, strcmp(config->quant_cache, "off") ? " and HOME is not set" : "");
+    } else if (!status && !strcmp(config->quant, "none")) {
+        status = error_set(err, STATUS_INVALID, "quant is none: there is nothing to fill the cache with");
     }
     if (status || (status = server_open_log(config, &log_file, err))) {
         return status;

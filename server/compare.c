@@ -294,6 +294,10 @@ enum status compare_formats(const struct config *config, const char *text, size_
     for (int32_t i = 0; i < list.n; i++) { /* all formats see the same text: as much as one of them needs */
         c.options.error_feedback |= list.entries[i].error_feedback;
     }
+    if (c.options.error_feedback && !config->calib) {
+        free(skip);
+        return error_set(err, STATUS_INVALID, "error feedback needs --calib, a text of some thousand tokens");
+    }
     c.options.show_progress = isatty(STDERR_FILENO);
     if (c.options.kv_type == KV_CHOICE_AUTO) {
         c.options.kv_type = KV_CHOICE_F32;
