@@ -192,7 +192,8 @@ enum status server_engine_options(struct engine_options *out, const struct confi
         return error_set(err, STATUS_INVALID, "%s is set, but quant none has nothing to calibrate",
                          config->calib ? "calib" : "quant_weighting");
     }
-    if (config->calib && !config->compare && quant_weighting_of(&out->quant) == QUANT_WEIGHTING_NONE) {
+    if (config->calib && !config->compare && !config->error_feedback &&
+        quant_weighting_of(&out->quant) == QUANT_WEIGHTING_NONE) {
         return error_set(err, STATUS_INVALID,
                          "calib is set, but quant %s with quant_weighting %s does not calibrate",
                          config->quant, quant_weighting_name(out->quant.weighting));

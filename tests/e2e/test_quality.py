@@ -68,19 +68,22 @@ def check_error_feedback():
             calib.write(file.read()[-65536:])  # the end; evaluated is the beginning
         calib.flush()
         flags = ('--calib', calib.name, '--json')
-        rows = {r['quant']: r for r in json.loads(evaluate('--compare', 'any4,any4:feedback,any3:feedback', *flags, size='16K'))['rows']}
+        rows = {r['quant']: r for r in json.loads(evaluate('--compare', 'any4,any4:feedback,any3:feedback,any4:b5.5:feedback', *flags, size='16K'))['rows']}
         fits(rows['any4:feedback']['kl'] < 0.9 * rows['any4']['kl'], rows)
         fits(rows['any4:feedback']['bits_per_weight'] == rows['any4']['bits_per_weight'], rows)
         fits(rows['any4']['kl'] < rows['any3:feedback']['kl'], rows)
+        fits(rows['any4:b5.5:feedback']['bits_per_weight'] <= 5.5, rows)
         again = json.loads(evaluate('--error-feedback', '--kv-cache-type', 'f32', *flags, size='16K'))
         fits(abs(again['nll'] - rows['any4:feedback']['nll']) < 1e-6, again, rows)
         refused(2, 'error_feedback works with any4, any3 and any2, not with int4', 'eval', model_folder(), '--text', text_file(),
                 '--calib', calib.name, '--error-feedback', '--quant', 'int4')
     refused(2, 'error_feedback needs calib', 'verify', model_folder(), '--error-feedback')
+    refused(2, 'error feedback needs --calib', 'eval', model_folder(), '--text', text_file(), '--compare', 'any4:feedback')
+    refused(2, 'does not calibrate', 'verify', model_folder(), '--quant', 'int4', '--calib', text_file())
 
 
 def check_mixed_widths():
-    rows = {r['quant']: r for r in json.loads(evaluate('--compare', 'any2,any4,any4:b3.9,any4:b5.5,any4:b5.5:feedback', '--json'))['rows']}
+    rows = {r['quant']: r for r in json.loads(evaluate('--compare', 'any2,any4,any4:b3.9,any4:b5.5', '--json'))['rows']}
     for bits in ('3.9', '5.5'):
         fits(float(bits) - 0.5 < rows['any4:b' + bits]['bits_per_weight'] <= float(bits), rows)
     fits(rows['any2']['kl'] > rows['any4:b3.9']['kl'] > rows['any4:b5.5']['kl'], rows)

@@ -199,9 +199,13 @@ Test(model_cache, settings_that_change_bits_are_kept_apart)
     expect(MISS, NULL);
     options.quant.group_size = 32; /* what 0 means */
     expect(HIT, &plain);
-    options.quant.seed = 3;
+    options.quant.seed = 3; /* any4 draws nothing */
+    expect(HIT, &plain);
+    options.quant.method = QUANT_ANY4_PAPER;
     expect(MISS, NULL);
     options.quant.seed = 0;
+    expect(MISS, NULL);
+    options.quant.method = QUANT_ANY4;
     options.quant_skip[options.n_quant_skip++] = "*.q_proj";
     expect(MISS, NULL);
     expect(HIT, NULL);
