@@ -45,6 +45,7 @@ struct calibrator {
     const struct model *model;
     struct thread_pool *pool;
     calibrate_load_fn *load;
+    calibrate_scale_fn *scale;
     void *context;
     struct kernels kernels;
     struct kv_cache kv; /* of one layer */
@@ -386,15 +387,41 @@ static void choose_rows(struct calibrator *cal, const float *x, int64_t n, int64
     }
 }
 
-/* Takes the statistics of x (n_rows, n_cols) and loads the linears that it goes to. */
+/* Powers of two: the same bits as from the divided norm. */
+static void divide_input(struct calibrator *cal, const float *scales)
+{
+    const int64_t dim = cal->model->config.dim, n = cal->batch.n_rows * dim;
+    for (float *row = cal->forward->h; row < cal->forward->h + n; row += dim) {
+        for (int64_t col = 0; col < dim; col++) {
+            row[col] /= scales[col];
+        }
+    }
+    for (int64_t col = 0; col < dim; col++) {
+        cal->mean[col] /= scales[col];
+        cal->second[col] /= scales[col] * scales[col];
+    }
+}
+
+/* Takes the statistics of x (n_rows, n_cols) and loads the linears that it goes to; x that is forward->h
+ * comes from a norm. */
 static enum status load_group(struct calibrator *cal, const float *x, int64_t n_cols,
                               struct linear *const *linears, int32_t n_linears, struct error *err)
 {
     struct quant_moments moments = {cal->mean, cal->second};
     const bool feedback = cal->products && any_quantized(linears, n_linears);
+    const float *scales = NULL;
     choose_rows(cal, x, cal->batch.n_rows, n_cols, cal->rows);
     take_statistics(cal, &cal->all, x, cal->counts, cal->batch.n_rows, n_cols);
     whole_moments(cal->mean, cal->second, &cal->all, typical_moment(cal, &cal->all, n_cols), n_cols);
+    if (cal->scale && x == cal->forward->h) {
+        enum status status = cal->scale(cal->context, &scales, linears, n_linears, &moments, err);
+        if (status) {
+            return status;
+        }
+    }
+    if (scales) {
+        divide_input(cal, scales);
+    }
     if (feedback) {
         take_products(cal, cal->products, x, cal->counts, cal->batch.n_rows, n_cols, 0, NULL, 0);
     }
@@ -554,10 +581,14 @@ static void close_calibrator(struct calibrator *cal)
 
 enum status calibrate_run(const struct model *model, const int32_t *ids, int32_t n_ids, bool error_feedback,
                           unsigned cpu_flags, struct thread_pool *pool, calibrate_load_fn *load,
-                          void *context, struct error *err)
+                          calibrate_scale_fn *scale, void *context, struct error *err)
 {
-    struct calibrator cal = {
-        .model = model, .pool = pool, .load = load, .context = context, .cpu_flags = cpu_flags};
+    struct calibrator cal = {.model = model,
+                             .pool = pool,
+                             .load = load,
+                             .scale = scale,
+                             .context = context,
+                             .cpu_flags = cpu_flags};
     const struct model_config *c = &model->config;
     enum status status = calibrate_check(c, ids, n_ids, err);
     if (!status && !(status = open_calibrator(&cal, ids, n_ids, error_feedback, err))) {

@@ -32,13 +32,20 @@ struct calibration {
 typedef enum status calibrate_load_fn(void *context, struct linear *linear, const struct calibration *input,
                                       struct error *err);
 
+/* Called before the linears behind one norm are loaded. *scales: (n_cols) powers of two that their columns
+ * are multiplied by and the norm's gains are divided by from now on; NULL: nothing has changed. */
+typedef enum status calibrate_scale_fn(void *context, const float **scales, struct linear *const *linears,
+                                       int32_t n_linears, const struct quant_moments *moments,
+                                       struct error *err);
+
 /* Loads every linear of the model by `load`, in the order of computation; norms must be there already. ids:
  * the text with BOS in front, where the model has one; texts longer than a sequence are cut into several,
  * each behind BOS. error_feedback: second moments between columns are taken as well. cpu_flags change the
- * speed only. An id beyond the vocabulary: STATUS_INVALID; failures of
- * load are handed through. */
+ * speed only. scale: NULL, or asked for the groups that a norm feeds alone (q, k and v; gate and up of dense
+ * models; the head). An id beyond the vocabulary: STATUS_INVALID; failures of load and scale are handed
+ * through. */
 enum status calibrate_run(const struct model *model, const int32_t *ids, int32_t n_ids, bool error_feedback,
                           unsigned cpu_flags, struct thread_pool *pool, calibrate_load_fn *load,
-                          void *context, struct error *err);
+                          calibrate_scale_fn *scale, void *context, struct error *err);
 
 #endif

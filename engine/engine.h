@@ -45,6 +45,8 @@ struct engine_options {
     double bits_per_weight; /* 0: every linear as quant says; else widths are mixed so that all bits of the
                                quantized ones stay below so many a weight (engine/widths.h); quant is any4 */
     bool rotation;          /* turn the residual stream into a basis without outliers (engine/rotation.h) */
+    bool channel_scaling;   /* scale the channels behind norms (engine/channel_scaling.h): methods that take
+                               moments, needs calib_ids */
     bool error_feedback;    /* quantize with the second moments between columns (quant/feedback.h): any4, any3
                                and any2, needs calib_ids, thousands of them */
     enum quant_report_level quant_report; /* default off */

@@ -12,6 +12,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/calibrate.h"
+#include "engine/channel_scaling.h"
 #include "engine/model_cache.h"
 #include "engine/rotation.h"
 #include "engine/sensitivity.h"
@@ -83,6 +84,11 @@ static void read_rows(void *source, float *out, int32_t row_begin, int32_t row_e
             row[j] *= linear->folded_norm[j];
         }
         rotation_apply(row, (int32_t)n_cols);
+    }
+    for (float *row = out; linear->column_scales && row < out + n; row += n_cols) {
+        for (int64_t j = 0; j < n_cols; j++) {
+            row[j] *= linear->column_scales[j];
+        }
     }
 }
 
@@ -214,6 +220,7 @@ struct loading {
     double done, total; /* weights */
     double linear_seconds;
     struct width_costs *costs; /* (n_linears) while widths are measured */
+    bool keeps_scales;         /* channels have theirs from an earlier run */
 };
 
 /* Quantizes by a method of its own into memory of its own. */
@@ -335,12 +342,104 @@ static enum status load_next(void *context, struct linear *linear, const struct 
     return status;
 }
 
+/* ---- scales of channels ---- */
+
+enum { SAMPLE_ROWS = 64 };
+
+/* Rows from all over a linear: enough to compare scales by. */
+struct row_sample {
+    struct row_source rows;
+    int32_t step;
+};
+
+static void read_sample(void *source, float *out, int32_t row_begin, int32_t row_end)
+{
+    struct row_sample *sample = source;
+    for (int32_t i = row_begin; i < row_end; i++) {
+        read_rows(&sample->rows, out, i * sample->step, i * sample->step + 1);
+        out += sample->rows.linear->w.n_cols;
+    }
+}
+
+struct scale_trial {
+    struct loading *loading;
+    struct linear *const *linears;
+    int32_t n_linears;
+};
+
+/* Relative errors of outputs, added up. Weights that cannot be quantized are named when they are loaded. */
+static enum status trial_loss(void *context, double *loss, const struct quant_moments *moments,
+                              struct error *err)
+{
+    const struct scale_trial *trial = context;
+    struct quant_settings settings = trial->loading->options->quant;
+    settings.cpu_flags = trial->loading->options->cpu_flags;
+    *loss = 0;
+    for (int32_t i = 0; i < trial->n_linears; i++) {
+        const struct linear *linear = trial->linears[i];
+        const int32_t n_rows = linear->w.n_rows < SAMPLE_ROWS ? linear->w.n_rows : SAMPLE_ROWS;
+        struct row_sample sample = {{.linear = linear}, linear->w.n_rows / n_rows};
+        struct any4_matrix matrix;
+        struct quant_stats stats;
+        struct error fault;
+        settings.method = linear->method;
+        size_t bytes = quant_matrix_bytes(&settings, n_rows, linear->w.n_cols);
+        void *memory = bytes == SIZE_MAX ? NULL : place(bytes);
+        if (!memory) {
+            return error_set(err, STATUS_NO_MEMORY, "no memory to scale channels of %s", linear->name);
+        }
+        enum status status = quant_matrix(&matrix, memory, &stats, &settings, n_rows, linear->w.n_cols,
+                                          read_sample, &sample, moments, trial->loading->pool, &fault);
+        free(memory);
+        if (status == STATUS_QUANTIZE) {
+            *loss = INFINITY;
+        } else if (status) {
+            return error_set(err, status, "%s", fault.message);
+        } else {
+            *loss += relative_loss(&stats);
+        }
+    }
+    return STATUS_OK;
+}
+
+static void divide_norms(struct model *model, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++) {
+        model->norms[i] /= model->channel_scales[i];
+    }
+}
+
+static enum status scale_next(void *context, const float **scales, struct linear *const *linears,
+                              int32_t n_linears, const struct quant_moments *moments, struct error *err)
+{
+    struct loading *loading = context;
+    struct model *model = loading->model;
+    struct scale_trial trial = {loading, linears, n_linears};
+    *scales = NULL;
+    if (!linears[0]->column_scales || loading->keeps_scales) {
+        return STATUS_OK;
+    }
+    double begin = clock_seconds();
+    const int64_t at = linears[0]->column_scales - model->channel_scales;
+    enum status status = channel_scaling_choose(model->channel_scales + at, moments, linears[0]->w.n_cols,
+                                                trial_loss, &trial, err);
+    if (!status) {
+        divide_norms(model, at, at + linears[0]->w.n_cols);
+        *scales = linears[0]->column_scales;
+    }
+    loading->linear_seconds += clock_seconds() - begin;
+    model->quantize_seconds += clock_seconds() - begin;
+    return status;
+}
+
 static enum status load_calibrated(struct loading *loading, struct error *err)
 {
     const struct engine_options *o = loading->options;
     double begin = clock_seconds();
-    enum status status = calibrate_run(loading->model, o->calib_ids, o->n_calib_ids, o->error_feedback,
-                                       o->cpu_flags, loading->pool, load_next, loading, err);
+    loading->linear_seconds = 0;
+    enum status status =
+        calibrate_run(loading->model, o->calib_ids, o->n_calib_ids, o->error_feedback, o->cpu_flags,
+                      loading->pool, load_next, o->channel_scaling ? scale_next : NULL, loading, err);
     loading->model->calibrate_seconds = clock_seconds() - begin - loading->linear_seconds;
     if (!status) {
         log_info("calibrated on %d tokens in %.2f s", (int)o->n_calib_ids, loading->model->calibrate_seconds);
@@ -403,6 +502,42 @@ static enum status rotate_model(struct model *model, struct error *err)
         }
     }
     fold_norm(model->folded_norms + n - c->dim, &model->head, 1);
+    return STATUS_OK;
+}
+
+/* All that a norm feeds is scaled, or none of it: where a linear is kept as stored. */
+static void scale_behind(const float *scales, struct linear *const *linears, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (!linears[i]->quantize) {
+            return;
+        }
+    }
+    for (int32_t i = 0; i < n; i++) {
+        linears[i]->column_scales = scales;
+    }
+}
+
+/* Scales of 1 for what can have others. Experts share their norm with a router, which is kept as stored. */
+static enum status prepare_scales(struct model *model, struct error *err)
+{
+    const struct model_config *c = &model->config;
+    const int64_t n = (2 * (int64_t)c->n_layers + 1) * c->dim;
+    if (!(model->channel_scales = malloc((size_t)n * sizeof *model->channel_scales))) {
+        return error_set(err, STATUS_NO_MEMORY, "out of memory for scales of channels");
+    }
+    for (int64_t i = 0; i < n; i++) {
+        model->channel_scales[i] = 1;
+    }
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        const struct layer *layer = &model->layers[l];
+        const float *scales = model->channel_scales + 2 * (int64_t)l * c->dim;
+        scale_behind(scales, (struct linear *const[]){layer->wq, layer->wk, layer->wv}, 3);
+        if (!c->n_experts) {
+            scale_behind(scales + c->dim, (struct linear *const[]){layer->w_gate, layer->w_up}, 2);
+        }
+    }
+    scale_behind(model->channel_scales + n - c->dim, &model->head, 1);
     return STATUS_OK;
 }
 
@@ -511,6 +646,9 @@ enum status loader_run(struct model *model, const struct engine_options *options
     if (!status && options->rotation) {
         status = rotate_model(model, err);
     }
+    if (!status && options->channel_scaling) {
+        status = prepare_scales(model, err);
+    }
     for (int64_t i = 0; i < model->n_linears; i++) {
         loading.total += (double)model->linears[i].source->n_elements;
     }
@@ -525,6 +663,10 @@ enum status loader_run(struct model *model, const struct engine_options *options
     bool hit = !status && model_cache_is_hit(model->cache);
     if (!status && !hit && options->bits_per_weight > 0) {
         status = choose_widths(&loading, err);
+        loading.keeps_scales = true;
+    }
+    if (hit && model->channel_scales) {
+        divide_norms(model, 0, (2 * (int64_t)model->config.n_layers + 1) * model->config.dim);
     }
     status = status ? status : load_linears(&loading, calibrates(options) && !hit, err);
     model->load_seconds = clock_seconds() - begin;

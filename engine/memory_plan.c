@@ -138,6 +138,15 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
         return error_set(err, STATUS_INVALID, "error_feedback works with any4, any3 and any2, not with %s",
                          quant_method_name(options->quant.method));
     }
+    if (options->channel_scaling && quant_weighting_of(&options->quant) == QUANT_WEIGHTING_NONE) {
+        return error_set(err, STATUS_INVALID,
+                         "channel_scaling goes by moments, which %s with quant_weighting %s does not take",
+                         quant_method_name(options->quant.method),
+                         quant_weighting_name(options->quant.weighting));
+    }
+    if (options->channel_scaling && !options->n_calib_ids) {
+        return error_set(err, STATUS_INVALID, "channel_scaling needs a calibration text");
+    }
     if (options->error_feedback && !options->n_calib_ids) {
         return error_set(err, STATUS_INVALID, "error_feedback needs a calibration text");
     }

@@ -357,6 +357,7 @@ void model_close(struct model *model)
     free(model->norm_sources);
     free(model->norms);
     free(model->folded_norms);
+    free(model->channel_scales);
     safetensors_close(model->tensors);
     free(model);
 }

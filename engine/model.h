@@ -21,11 +21,12 @@ struct linear {
     /* With a rotated residual stream (engine/rotation.h), set by the loader: */
     const float *folded_norm; /* (n_cols) reads the stream behind this norm; NULL: does not */
     bool writes_stream;
-    void *memory;             /* what w points into, or NULL where it points into the file; owned */
-    bool quantize;            /* decided at binding: method, role and --quant-skip */
-    enum quant_method method; /* the model's, or what bits_per_weight chose for it */
-    struct quant_stats stats; /* when quantized */
-    char name[96];            /* the tensor's name without ".weight" */
+    const float *column_scales; /* (n_cols) of model->channel_scales (engine/channel_scaling.h), or NULL */
+    void *memory;               /* what w points into, or NULL where it points into the file; owned */
+    bool quantize;              /* decided at binding: method, role and --quant-skip */
+    enum quant_method method;   /* the model's, or what bits_per_weight chose for it */
+    struct quant_stats stats;   /* when quantized */
+    char name[96];              /* the tensor's name without ".weight" */
 };
 
 struct expert {
@@ -46,6 +47,7 @@ struct model {
     const struct tensor *embedding; /* (vocab_size, dim), read in place */
     float *norms;                   /* (2 * n_layers + 1, dim) f32; all 1 when they are folded into linears */
     float *folded_norms;            /* what they were; NULL: the residual stream is not rotated */
+    float *channel_scales;          /* as norms, which are divided by them; NULL: channels are not scaled */
     const struct tensor **norm_sources;
     float *final_norm;
     struct layer *layers;

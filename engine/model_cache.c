@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -126,6 +127,7 @@ static enum status make_key(struct model_cache *cache, const struct engine_optio
                 quant->method == QUANT_ANY4_PAPER ? (int64_t)quant->seed : 0); /* others draw nothing */
     add_integer(&hash, options->error_feedback);
     add_integer(&hash, options->rotation);
+    add_integer(&hash, options->channel_scaling);
     hash_add(&hash, &options->bits_per_weight, sizeof options->bits_per_weight);
     for (int64_t i = 0; i < model->n_linears; i++) {
         hash_add_text(&hash, model->linears[i].quantize ? model->linears[i].name : "");
@@ -311,6 +313,40 @@ static bool key_is_there(const struct model_cache *cache)
     return found;
 }
 
+/* Scales of channels are kept beside the linears that were multiplied by them. */
+static const char scales_name[] = "channel_scales";
+
+static struct any4_matrix scales_matrix(const struct model *model)
+{
+    const struct model_config *c = &model->config;
+    return (struct any4_matrix){.kind = ANY4_F32,
+                                .layout = ANY4_LAYOUT_ROW_MAJOR,
+                                .n_rows = 2 * c->n_layers + 1,
+                                .n_cols = c->dim,
+                                .row_bytes = (size_t)c->dim * sizeof(float),
+                                .codes = (const uint8_t *)model->channel_scales};
+}
+
+static enum status fill_scales(struct model *model, const struct cache *file, const char *path,
+                               struct error *err)
+{
+    const struct any4_matrix expected = scales_matrix(model);
+    const struct cache_entry *entry = cache_find(file, scales_name);
+    bool ok = entry && entry->matrix.kind == expected.kind && entry->matrix.n_rows == expected.n_rows &&
+              entry->matrix.n_cols == expected.n_cols;
+    const float *scales = ok ? (const float *)entry->matrix.codes : NULL;
+    const int64_t n = (int64_t)expected.n_rows * expected.n_cols;
+    for (int64_t i = 0; ok && i < n; i++) {
+        ok = scales[i] > 0 && isfinite(scales[i]);
+    }
+    if (!ok) {
+        return error_set(err, STATUS_BAD_MODEL, "%s: no %s of the model's shape (%d, %d), positive", path,
+                         scales_name, (int)expected.n_rows, (int)expected.n_cols);
+    }
+    memcpy(model->channel_scales, scales, (size_t)n * sizeof *scales);
+    return STATUS_OK;
+}
+
 static enum status fill_linears(struct model *model, const struct cache *file, const char *path,
                                 struct error *err)
 {
@@ -323,7 +359,8 @@ static enum status fill_linears(struct model *model, const struct cache *file, c
                              linear->name, (int)linear->w.n_rows, (int)linear->w.n_cols);
         }
     }
-    for (int64_t i = 0; i < model->n_linears; i++) {
+    enum status status = model->channel_scales ? fill_scales(model, file, path, err) : STATUS_OK;
+    for (int64_t i = 0; i < model->n_linears && !status; i++) {
         struct linear *linear = &model->linears[i];
         if (linear->quantize) {
             const struct cache_entry *entry = cache_find(file, linear->name);
@@ -331,7 +368,7 @@ static enum status fill_linears(struct model *model, const struct cache *file, c
             linear->stats = entry->stats;
         }
     }
-    return STATUS_OK;
+    return status;
 }
 
 static enum status open_file(struct model_cache *cache, struct model *model, struct thread_pool *pool,
@@ -414,13 +451,14 @@ struct model_cache *model_cache_open(struct model *model, const struct engine_op
     }
     cache->model = model;
     cache->method = quant_method_name(options->quant.method);
-    snprintf(cache->settings, sizeof cache->settings,
-             "quant %s, group_size %d, quant_weighting %s, quant_seed %" PRIu64
-             ", %d calibration tokens, rotation %s, error_feedback %s, bits_per_weight %g",
-             cache->method, (int)quant_group_size(&options->quant),
-             quant_weighting_name(quant_weighting_of(&options->quant)), options->quant.seed,
-             (int)options->n_calib_ids, options->rotation ? "on" : "off",
-             options->error_feedback ? "on" : "off", options->bits_per_weight);
+    snprintf(
+        cache->settings, sizeof cache->settings,
+        "quant %s, group_size %d, quant_weighting %s, quant_seed %" PRIu64
+        ", %d calibration tokens, rotation %s, channel_scaling %s, error_feedback %s, bits_per_weight %g",
+        cache->method, (int)quant_group_size(&options->quant),
+        quant_weighting_name(quant_weighting_of(&options->quant)), options->quant.seed,
+        (int)options->n_calib_ids, options->rotation ? "on" : "off", options->channel_scaling ? "on" : "off",
+        options->error_feedback ? "on" : "off", options->bits_per_weight);
     struct hash hash = hash_bytes(source, strlen(source));
     char name[HASH_TEXT_BYTES];
     hash_text(name, &hash);
@@ -481,7 +519,7 @@ static enum status write_file(struct model_cache *cache, struct error *err)
     char spelled[PATH_BYTES];
     spell_path(spelled, sizeof spelled, cache->source);
     struct cache_label label = {.model = spelled, .settings = cache->settings};
-    struct cache_entry *entries = calloc((size_t)model->n_linears, sizeof *entries);
+    struct cache_entry *entries = calloc((size_t)model->n_linears + 1, sizeof *entries);
     int64_t n = 0;
     if (!entries) {
         return error_set(err, STATUS_NO_MEMORY, "out of memory");
@@ -491,6 +529,9 @@ static enum status write_file(struct model_cache *cache, struct error *err)
         if (linear->quantize) {
             entries[n++] = (struct cache_entry){linear->name, linear->w, linear->stats};
         }
+    }
+    if (model->channel_scales) {
+        entries[n++] = (struct cache_entry){.name = scales_name, .matrix = scales_matrix(model)};
     }
     memcpy(label.key, cache->key, sizeof label.key);
     memcpy(label.content, cache->content, sizeof label.content);

@@ -128,6 +128,9 @@ static enum status open_format(struct comparison *c, const struct quant_entry *e
     struct engine_options options = c->options;
     options.quant.method = entry->method;
     options.rotation = entry->rotation || (c->options.rotation && entry->method != QUANT_NONE);
+    options.channel_scaling =
+        entry->channel_scaling ||
+        (c->options.channel_scaling && quant_weighting_of(&options.quant) != QUANT_WEIGHTING_NONE);
     options.bits_per_weight = entry->bits_per_weight > 0    ? entry->bits_per_weight
                               : entry->method == QUANT_ANY4 ? c->options.bits_per_weight
                                                             : 0;

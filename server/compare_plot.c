@@ -229,7 +229,7 @@ static void write_axes(struct plot *p)
 
 static void write_float_line(struct plot *p, const struct compare_row *row)
 {
-    char text[64];
+    char text[96];
     double y = place(&p->y, row->perplexity);
     snprintf(text, sizeof text, "%s: %.4g at %.3g bits", row->entry.label, row->perplexity,
              row->bits_per_weight);

@@ -77,7 +77,7 @@ struct config {
     int32_t device, group_size, kv_cache_type, quant_report, quant_weighting;
     int64_t quant_seed, calib_tokens, calib_max_bytes;
     double quant_max_error;
-    bool error_feedback, rotation;
+    bool error_feedback, rotation, channel_scaling;
     double bits_per_weight;
     int64_t threads, max_model_len, max_running, max_queue, prefill_chunk, kv_cache_tokens, max_memory;
     bool strict_fields, access_log;

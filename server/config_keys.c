@@ -52,6 +52,8 @@ const struct config_key config_keys[] = {
      "let columns make good the errors of those before them: better, slow, needs calib (any4, any3, any2)"},
     {"rotation", CONFIG_BOOL, ENGINE, "off", 0, 0, 0, AT(rotation), false,
      "turn the residual stream by a Hadamard matrix before quantizing: same answers, fewer outliers"},
+    {"channel_scaling", CONFIG_BOOL, ENGINE, "off", 0, 0, 0, AT(channel_scaling), false,
+     "scale channels behind norms by their inputs before quantizing (methods that take moments)"},
     {"bits_per_weight", CONFIG_REAL, ENGINE, "0", 0, 16, 0, AT(bits_per_weight), false,
      "mix any2, any3, any4 and int8 by measured loss so that weights take so many bits at most; 0: no"},
     {"quant_seed", CONFIG_INT, QUANTIZER, "0", 0, 1e18, 0, AT(quant_seed), false,

@@ -26,10 +26,11 @@ static enum status parse_entry(struct quant_entry *out, const char *text, const 
     }
     while (rest) {
         const char *option = strsep(&rest, ":");
-        bool feedback = !strcmp(option, "feedback"), rotation = !strcmp(option, "rotation");
-        bool known = feedback || rotation;
+        bool feedback = !strcmp(option, "feedback"), rotation = !strcmp(option, "rotation"),
+             scaling = !strcmp(option, "scaling"), known = feedback || rotation || scaling;
         out->error_feedback |= feedback;
         out->rotation |= rotation;
+        out->channel_scaling |= scaling;
         if (*option == 'b' && option[1] >= '0' && option[1] <= '9') {
             char *end;
             out->bits_per_weight = strtod(option + 1, &end);
@@ -42,10 +43,11 @@ static enum status parse_entry(struct quant_entry *out, const char *text, const 
             }
         }
         if (!known) {
-            return error_set(err, STATUS_INVALID,
-                             "%s: \"%s\": g32, g64, g128, feedback, rotation or b and a number of bits must "
-                             "follow the colon",
-                             flag, text);
+            return error_set(
+                err, STATUS_INVALID,
+                "%s: \"%s\": g32, g64, g128, feedback, rotation, scaling or b and a number of bits must "
+                "follow the colon",
+                flag, text);
         }
     }
     if (out->method == QUANT_NONE && out->group_size) {
@@ -54,6 +56,14 @@ static enum status parse_entry(struct quant_entry *out, const char *text, const 
     if (out->error_feedback && !feedback_takes(out->method)) {
         return error_set(err, STATUS_INVALID, "%s: \"%s\": error feedback works with any4, any3 and any2",
                          flag, text);
+    }
+    const struct quant_settings settings = {.method = out->method};
+    if (out->channel_scaling && quant_weighting_of(&settings) == QUANT_WEIGHTING_NONE) {
+        return error_set(
+            err, STATUS_INVALID,
+            "%s: \"%s\": channels are scaled for formats that take moments: any4, any3, any2 and "
+            "any4-paper",
+            flag, text);
     }
     if (out->bits_per_weight > 0 && out->method != QUANT_ANY4) {
         return error_set(err, STATUS_INVALID, "%s: \"%s\": widths are mixed of any4's", flag, text);

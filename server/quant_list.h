@@ -13,9 +13,9 @@ enum { QUANT_LIST_MAX = 32 };
 struct quant_entry {
     enum quant_method method;
     int32_t group_size; /* 0: nothing was said */
-    bool error_feedback, rotation;
+    bool error_feedback, rotation, channel_scaling;
     double bits_per_weight; /* 0: nothing was said */
-    char label[32];         /* as it was given */
+    char label[48];         /* as it was given */
 };
 
 struct quant_list {
@@ -24,7 +24,8 @@ struct quant_list {
 };
 
 /* 1 to QUANT_LIST_MAX entries NAME, followed by any of :gSIZE, SIZE 32, 64 or 128, and, after formats that
- * take them, :feedback, :rotation and :bBITS. Else STATUS_INVALID: flag ("--compare") and the entry named. */
+ * take them, :feedback, :rotation, :scaling and :bBITS. Else STATUS_INVALID: flag ("--compare") and the entry
+ * named. */
 enum status quant_list_parse(struct quant_list *out, const char *text, const char *flag, struct error *err);
 
 #endif

@@ -200,6 +200,7 @@ enum status server_engine_options(struct engine_options *out, const struct confi
     }
     out->error_feedback = config->error_feedback;
     out->rotation = config->rotation;
+    out->channel_scaling = config->channel_scaling;
     out->bits_per_weight = config->bits_per_weight;
     if (config->error_feedback && !config->calib) {
         return error_set(

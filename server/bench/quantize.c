@@ -204,7 +204,7 @@ enum status command_bench_quantize(const struct config *config, struct outcome *
     enum status status = quant_list_parse(&list, config->quant, "--quant", err);
     (void)outcome;
     for (int32_t i = 0; i < list.n && !status; i++) {
-        if (list.entries[i].error_feedback || list.entries[i].rotation ||
+        if (list.entries[i].error_feedback || list.entries[i].rotation || list.entries[i].channel_scaling ||
             list.entries[i].bits_per_weight > 0) {
             status = error_set(err, STATUS_INVALID, "--quant: %s: there is no model to go through",
                                list.entries[i].label);

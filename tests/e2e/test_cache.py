@@ -39,7 +39,7 @@ def check_offline():
         file.write('Once upon a time there was a little girl who had a red ball and a big dog. ' * 40)
     plain, _ = quantize('--quant-cache', folder, '--calib', calib)
     paths = {plain['path']}
-    for flags in (('--error-feedback',), ('--rotation',), ('--bits-per-weight', '5'), ('--error-feedback', '--bits-per-weight', '5')):
+    for flags in (('--error-feedback',), ('--rotation',), ('--channel-scaling',), ('--bits-per-weight', '5'), ('--error-feedback', '--bits-per-weight', '5')):
         flags += ('--calib', calib, '--quant-cache', folder)
         made, _ = quantize(*flags)
         fits(made['cache'] == 'miss' and made['path'] not in paths, made, paths)
@@ -48,7 +48,7 @@ def check_offline():
             fits('quant cache: hit' in server.text() and 'calibrated on' not in server.text(), server.text())
             bits = json.loads(server.ask('GET', '/v1/quantization')[2])['bits']
             fits(abs(bits - made['bits_per_weight']) < 1e-4, bits, made)
-    fits(len(cache_files(folder)) == 5)
+    fits(len(cache_files(folder)) == 6)
 
 
 def check_second_start():

@@ -98,6 +98,16 @@ def check_rotation():
     fits(rows['any4:rotation']['kl'] != rows['any4']['kl'] and rows['any4:rotation:b5']['bits_per_weight'] <= 5, rows)
 
 
+def check_channel_scaling():
+    """8 bits of scaled channels are as near to the float model as those of plain ones: norms and weights fit."""
+    rows = {r['quant']: r for r in json.loads(evaluate('--compare', 'any4,any4:scaling,any4:b8.9,any4:b8.9:scaling', '--json'))['rows']}
+    fits(0 < rows['any4:scaling']['kl'] < 2 * rows['any4']['kl'], rows)
+    fits(0 < rows['any4:b8.9:scaling']['kl'] < 2 * rows['any4:b8.9']['kl'], rows)
+    for quant in ('none', 'int4'):
+        refused(2, 'channel_scaling goes by moments, which %s with quant_weighting auto does not take' % quant,
+                'verify', model_folder(), '--quant', quant, '--channel-scaling')
+
+
 def check_table_and_plot():
     with tempfile.TemporaryDirectory() as folder:
         model, svg = os.path.join(folder, 'a&b <"c">'), os.path.join(folder, 'plot.svg')
@@ -120,7 +130,7 @@ def check_refusals():
     ask = ('eval', model_folder(), '--text', text_file(), '--max-bytes', '2K')
     refused(2, '--compare is missing', *ask, '--plot', '/tmp/x.svg')
     refused(2, '--compare: unknown quantization method "any5"', *ask, '--compare', 'none,any5')
-    refused(2, 'g32, g64, g128, feedback, rotation or b and a number of bits must follow the colon', *ask, '--compare', 'int4:g33')
+    refused(2, 'g32, g64, g128, feedback, rotation, scaling or b and a number of bits must follow the colon', *ask, '--compare', 'int4:g33')
     refused(2, 'leave --quant out', *ask, '--compare', 'int4', '--quant', 'int4')
     refused(2, 'this model has positions for 1 to', *ask[:-1], '64K', '--compare', 'int4', '--chunk', '10000')
     refused(2, 'cannot be written', *ask, '--compare', 'int4', '--plot', '/nonexistent/x.svg')
@@ -195,6 +205,7 @@ check_compare()
 check_error_feedback()
 check_mixed_widths()
 check_rotation()
+check_channel_scaling()
 check_table_and_plot()
 check_refusals()
 check_limit_and_log()

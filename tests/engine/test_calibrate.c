@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/calibrate.h"
+#include "engine/channel_scaling.h"
 #include "engine/loader.h"
 #include "tests/engine/support.h"
 
@@ -25,7 +26,8 @@ struct run {
     struct model *model;
     struct record records[MAX_LINEARS];
     int32_t n_records;
-    float factor; /* weights are multiplied by it */
+    float factor;  /* weights are multiplied by it */
+    float *scales; /* as norms; NULL: channels are not scaled */
 };
 
 static enum status load_rounded(void *context, struct linear *linear, const struct calibration *input,
@@ -40,7 +42,8 @@ static enum status load_rounded(void *context, struct linear *linear, const stru
     cr_assert(weights && run->n_records <= MAX_LINEARS && !linear->memory);
     tensor_to_f32(weights, linear->source, 0, n);
     for (int64_t i = 0; i < n; i++) {
-        weights[i] = roundf(weights[i] * 16) / 16 * run->factor;
+        float scale = linear->column_scales ? linear->column_scales[i % linear->w.n_cols] : 1;
+        weights[i] = roundf(weights[i] * 16) / 16 * run->factor * scale;
     }
     linear->memory = weights;
     linear->w.kind = ANY4_F32;
@@ -58,8 +61,33 @@ static enum status load_rounded(void *context, struct linear *linear, const stru
     return STATUS_OK;
 }
 
+/* As the loader does, but far: channels of random models differ little. */
+static enum status scale_by_moments(void *context, const float **scales, struct linear *const *linears,
+                                    int32_t n_linears, const struct quant_moments *moments, struct error *err)
+{
+    struct run *run = context;
+    struct model *model = run->model;
+    int32_t dim = linears[0]->w.n_cols, norm = 2 * model->config.n_layers;
+    (void)err;
+    for (int32_t l = 0; l < model->config.n_layers; l++) {
+        norm = linears[0] == model->layers[l].wq       ? 2 * l
+               : linears[0] == model->layers[l].w_gate ? 2 * l + 1
+                                                       : norm;
+    }
+    cr_assert_eq(dim, model->config.dim);
+    channel_scales(run->scales + norm * dim, moments->second, dim, 8);
+    for (int32_t i = 0; i < dim; i++) {
+        model->norms[norm * dim + i] /= run->scales[norm * dim + i];
+    }
+    for (int32_t i = 0; i < n_linears; i++) {
+        linears[i]->column_scales = run->scales + norm * dim;
+    }
+    *scales = linears[0]->column_scales;
+    return STATUS_OK;
+}
+
 static void run_open(struct run *run, const char *folder, const char *override, const int32_t *ids,
-                     int32_t n_ids, unsigned cpu_flags, int32_t n_threads, float factor)
+                     int32_t n_ids, unsigned cpu_flags, int32_t n_threads, float factor, bool scaled)
 {
     struct engine_options options;
     struct thread_pool *pool;
@@ -69,15 +97,16 @@ static void run_open(struct run *run, const char *folder, const char *override, 
     options.model_dir = folder;
     options.config_override = override;
     cr_assert_eq(model_bind(&run->model, &options, &err), STATUS_OK, "%s", err.message);
-    int32_t dim = run->model->config.dim;
-    for (int64_t n = 0; n < 2 * (int64_t)run->model->config.n_layers + 1; n++) {
+    int32_t dim = run->model->config.dim, n_norms = 2 * run->model->config.n_layers + 1;
+    run->scales = scaled ? calloc((size_t)n_norms * (size_t)dim, sizeof *run->scales) : NULL;
+    for (int64_t n = 0; n < n_norms; n++) {
         tensor_to_f32(run->model->norms + n * dim, run->model->norm_sources[n], 0, dim);
     }
     cr_assert_eq(thread_pool_open(&pool, n_threads, &err), STATUS_OK, "%s", err.message);
     /* Error feedback refuses inputs whose squares are beyond f32; the moments of columns are bounded. */
     bool error_feedback = factor == 1;
-    enum status status =
-        calibrate_run(run->model, ids, n_ids, error_feedback, cpu_flags, pool, load_rounded, run, &err);
+    enum status status = calibrate_run(run->model, ids, n_ids, error_feedback, cpu_flags, pool, load_rounded,
+                                       run->scales ? scale_by_moments : NULL, run, &err);
     cr_assert_eq(status, STATUS_OK, "%s", err.message);
     cr_assert_eq(run->n_records, run->model->n_linears);
     thread_pool_close(pool);
@@ -89,6 +118,7 @@ static void run_close(struct run *run)
         free(run->records[i].mean);
         free(run->records[i].second);
     }
+    free(run->scales);
     model_close(run->model);
 }
 
@@ -520,7 +550,7 @@ Test(calibrate, equals_a_plain_double_computation)
         char folder[64];
         struct run run;
         make_model(folder, sizeof folder, architectures[a], 5);
-        run_open(&run, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1);
+        run_open(&run, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1, false);
         check_run(&run, ids, N_IDS, N_IDS);
         run_close(&run);
         remove_folder(folder);
@@ -536,7 +566,7 @@ Test(calibrate, context_shorter_than_the_text)
         char folder[64];
         struct run run;
         make_model(folder, sizeof folder, architectures[a], 6);
-        run_open(&run, folder, "{\"max_position_embeddings\":16}", ids, N_IDS, CPU_ALL, 2, 1);
+        run_open(&run, folder, "{\"max_position_embeddings\":16}", ids, N_IDS, CPU_ALL, 2, 1, false);
         check_run(&run, ids, N_IDS, 16);
         run_close(&run);
         remove_folder(folder);
@@ -552,7 +582,7 @@ Test(calibrate, unvisited_experts_fall_back)
         char folder[64];
         struct run run;
         make_model(folder, sizeof folder, "mixtral", seed);
-        run_open(&run, folder, NULL, ids, 3, CPU_ALL, 2, 1);
+        run_open(&run, folder, NULL, ids, 3, CPU_ALL, 2, 1, false);
         n_unvisited += check_run(&run, ids, 3, 3);
         run_close(&run);
         remove_folder(folder);
@@ -582,19 +612,51 @@ Test(calibrate, same_bits_for_every_set_and_thread_count)
         char folder[64];
         struct run first;
         make_model(folder, sizeof folder, architectures[a], 9);
-        run_open(&first, folder, NULL, ids, N_IDS, CPU_ALL, 1, 1);
+        run_open(&first, folder, NULL, ids, N_IDS, CPU_ALL, 1, 1, false);
         for (int f = 0; f < 3; f++) {
             for (int32_t n_threads = 1; n_threads <= 4; n_threads *= 2) {
                 char what[64];
                 struct run other;
                 snprintf(what, sizeof what, "%s, flags %u, %d threads", architectures[a], flags[f],
                          n_threads);
-                run_open(&other, folder, NULL, ids, N_IDS, flags[f], n_threads, 1);
+                run_open(&other, folder, NULL, ids, N_IDS, flags[f], n_threads, 1, false);
                 expect_same(&first, &other, what);
                 run_close(&other);
             }
         }
         run_close(&first);
+        remove_folder(folder);
+    }
+}
+
+/* Scales of channels leave floats as they are, bit for bit: what lies behind them has the same moments, and
+ * their own inputs the same divided. */
+Test(calibrate, scaled_channels_change_no_bit_behind_them)
+{
+    int32_t ids[N_IDS];
+    make_ids(ids, N_IDS);
+    for (int a = 0; a < 3; a++) {
+        char folder[64];
+        struct run plain, scaled;
+        int32_t n_scaled = 0, n_changed = 0;
+        make_model(folder, sizeof folder, architectures[a], 9);
+        run_open(&plain, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1, false);
+        run_open(&scaled, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1, true);
+        for (int32_t i = 0; i < plain.n_records; i++) {
+            const struct record *x = &plain.records[i], *y = &scaled.records[i];
+            n_scaled += y->linear->column_scales != NULL;
+            for (int32_t j = 0; x->mean && j < x->linear->w.n_cols; j++) {
+                float scale = y->linear->column_scales ? y->linear->column_scales[j] : 1;
+                cr_assert_eq(x->mean[j], y->mean[j] * scale, "%s", x->linear->name);
+                cr_assert_eq(x->second[j], y->second[j] * scale * scale, "%s", x->linear->name);
+                n_changed += scale < 1 || scale > 1;
+            }
+        }
+        const struct model_config *c = &plain.model->config;
+        cr_assert_eq(n_scaled, c->n_layers * (c->n_experts ? 3 : 5) + 1);
+        cr_assert_gt(n_changed, 0);
+        run_close(&plain);
+        run_close(&scaled);
         remove_folder(folder);
     }
 }
@@ -607,9 +669,9 @@ Test(calibrate, the_first_position_is_left_out)
     struct run with_bos, other;
     make_ids(ids, N_IDS);
     make_model(folder, sizeof folder, "llama", 3);
-    run_open(&with_bos, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1);
+    run_open(&with_bos, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1, false);
     ids[0] = 40;
-    run_open(&other, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1);
+    run_open(&other, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1, false);
     size_t bytes = 64 * sizeof(float);
     cr_assert_eq(memcmp(with_bos.records[0].second, other.records[0].second, bytes), 0);
     cr_assert_eq(memcmp(with_bos.records[0].mean, other.records[0].mean, bytes), 0);
@@ -651,8 +713,8 @@ Test(calibrate, sinks_are_left_out)
     memcpy(with_sink + AT + 1, ids + AT, (N_IDS - AT) * sizeof *ids);
     make_model(folder, sizeof folder, "llama", 3);
     scale_embedding(folder, SINK, 1000);
-    run_open(&without, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1);
-    run_open(&with, folder, NULL, with_sink, N_IDS + 1, CPU_ALL, 2, 1);
+    run_open(&without, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1, false);
+    run_open(&with, folder, NULL, with_sink, N_IDS + 1, CPU_ALL, 2, 1, false);
     cr_assert_eq(memcmp(without.records[0].second, with.records[0].second, 64 * sizeof(float)), 0);
     check_run(&with, with_sink, N_IDS + 1, N_IDS + 1);
     run_close(&without);
@@ -686,7 +748,7 @@ Test(calibrate, moments_are_finite_and_positive)
         for (size_t f = 0; f < sizeof factors / sizeof *factors; f++) {
             for (int n = 0; n < 3; n++) {
                 struct run run;
-                run_open(&run, folder, NULL, ids, lengths[n], CPU_ALL, 2, factors[f]);
+                run_open(&run, folder, NULL, ids, lengths[n], CPU_ALL, 2, factors[f], false);
                 expect_usable(&run);
                 run_close(&run);
             }

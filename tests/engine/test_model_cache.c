@@ -217,6 +217,10 @@ Test(model_cache, settings_that_change_bits_are_kept_apart)
     ids[7]++;
     expect(MISS, NULL);
     ids[7]--;
+    options.channel_scaling = true;
+    struct start scaled = expect(MISS, NULL);
+    expect(HIT, &scaled);
+    options.channel_scaling = false;
     options.error_feedback = true;
     struct start fed = expect(MISS, NULL);
     expect(HIT, &fed);

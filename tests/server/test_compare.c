@@ -12,7 +12,8 @@ Test(compare, lists_of_formats)
         {"", "--compare: a comma list of 1 to 32 formats"},
         {" , ", "--compare: a comma list of 1 to 32 formats"},
         {"any5", "--compare: unknown quantization method \"any5\""},
-        {"any4,int4:", "\"int4:\": g32, g64, g128, feedback, rotation or b and a number of bits must follow"},
+        {"any4,int4:",
+         "\"int4:\": g32, g64, g128, feedback, rotation, scaling or b and a number of bits must follow"},
         {"int4:64", "\"int4:64\": g32, g64, g128"},
         {"int4:g16", "\"int4:g16\": g32"},
         {"int4:g064", "\"int4:g064\": g32"},
@@ -22,9 +23,11 @@ Test(compare, lists_of_formats)
         {"any4:b17", "\"any4:b17\": g32"},
         {"any4:b3x", "\"any4:b3x\": g32"},
         {"int4:b3", "\"int4:b3\": widths are mixed of any4's"},
+        {"int4:scaling", "\"int4:scaling\": channels are scaled for formats that take moments"},
+        {"none:scaling", "\"none:scaling\": channels are scaled for"},
         {"int4:feedback", "\"int4:feedback\": error feedback works with"},
         {"none:g64", "\"none:g64\": weights as stored have no groups"},
-        {"any4-and-then-something-very-long-indeed", "too long"}};
+        {"any4-and-then-something-very-long-indeed-and-more", "too long"}};
     struct quant_list list;
     struct error err;
     cr_assert_eq(quant_list_parse(&list, "none, any4-paper:g128 ,int4:g32,any4", "--compare", &err),
@@ -35,10 +38,12 @@ Test(compare, lists_of_formats)
     cr_assert_str_eq(list.entries[1].label, "any4-paper:g128");
     cr_assert(list.entries[2].method == QUANT_INT4 && list.entries[2].group_size == 32);
     cr_assert(list.entries[3].method == QUANT_ANY4 && !list.entries[3].group_size);
-    cr_assert_eq(quant_list_parse(&list, "any3:g64:feedback,any4:feedback:b3.5,any4", "--compare", &err),
-                 STATUS_OK);
+    cr_assert_eq(
+        quant_list_parse(&list, "any3:g64:feedback,any4:feedback:b3.5:scaling,any4", "--compare", &err),
+        STATUS_OK);
     cr_assert(list.entries[0].error_feedback && list.entries[0].group_size == 64);
     cr_assert(list.entries[1].bits_per_weight == 3.5 && !(list.entries[2].bits_per_weight > 0));
+    cr_assert(list.entries[1].channel_scaling && !list.entries[0].channel_scaling);
     cr_assert(list.entries[1].error_feedback && !list.entries[2].error_feedback);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         cr_assert_eq(quant_list_parse(&list, bad[i].text, "--compare", &err), STATUS_INVALID, "%s",
