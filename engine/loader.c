@@ -541,6 +541,21 @@ static enum status prepare_scales(struct model *model, struct error *err)
     return STATUS_OK;
 }
 
+static void log_scales(const struct model *model)
+{
+    const int32_t n = 2 * model->config.n_layers + 1, dim = model->config.dim;
+    int32_t n_scaled = 0;
+    for (int32_t l = 0; l < n; l++) {
+        const float *scales = model->channel_scales + (int64_t)l * dim;
+        bool scaled = false;
+        for (int32_t i = 0; i < dim; i++) {
+            scaled |= scales[i] < 1 || scales[i] > 1;
+        }
+        n_scaled += scaled;
+    }
+    log_info("channel_scaling: channels behind %d of %d norms are scaled", n_scaled, n);
+}
+
 static bool calibrates(const struct engine_options *options)
 {
     return options->n_calib_ids && quant_weighting_of(&options->quant) != QUANT_WEIGHTING_NONE;
@@ -669,6 +684,9 @@ enum status loader_run(struct model *model, const struct engine_options *options
         divide_norms(model, 0, (2 * (int64_t)model->config.n_layers + 1) * model->config.dim);
     }
     status = status ? status : load_linears(&loading, calibrates(options) && !hit, err);
+    if (!status && model->channel_scales) {
+        log_scales(model);
+    }
     model->load_seconds = clock_seconds() - begin;
     return status;
 }
