@@ -196,6 +196,9 @@ void engine_info_fill(struct engine_info *info, const struct model *model, const
         info->quantized_weights += linear->source->n_elements;
         info->group_size = linear->w.group_size;
     }
+    if (options->bits_per_weight > 0) { /* the plan knew the budget, not what was made of it */
+        info->weights_bytes = plan->kept_bytes + (size_t)(info->code_bits + info->table_bits) / 8;
+    }
     info->bits_per_weight = info->quantized_weights ? (double)(info->code_bits + info->table_bits) /
                                                           (double)info->quantized_weights
                                                     : stored_bits / (double)stored_weights;

@@ -179,8 +179,18 @@ def check_shutdown_while_writing():
         fits(not cache_files(folder, '.tmp'), os.listdir(folder))
 
 
+def check_folder_name_that_is_no_utf8():
+    """The file names its model for people, and holds UTF-8 only."""
+    folder, odd = os.path.join(root, 'odd'), os.fsdecode(os.path.join(os.fsencode(root), b'mod\xe9le'))
+    shutil.copytree(model, odd)
+    for expected in ('miss', 'hit'):
+        done = any4('quantize', odd, '--json', '--quant-cache', folder)
+        fits(done.returncode == 0 and json.loads(done.stdout)['cache'] == expected, expected, done)
+
+
 try:
     check_offline()
+    check_folder_name_that_is_no_utf8()
     check_second_start()
     check_many_at_once()
     check_kills()
