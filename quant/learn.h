@@ -267,24 +267,35 @@ static inline void learn_histogram(struct learn_bin bins[LEARN_BINS], const stru
     }
 }
 
+/* Prefix sums: of bins 0 .. b. */
+static inline void learn_sum_bins(struct learn_bin sums[LEARN_BINS], const struct learn_bin *bins)
+{
+    struct learn_bin sum = {0, 0};
+    for (int32_t b = 0; b < LEARN_BINS; b++) {
+        sum.mass += bins[b].mass;
+        sum.moment += bins[b].moment;
+        sums[b] = sum;
+    }
+}
+
 /* Puts neighbouring bins together until at most LEARN_DP_BINS are left, none empty: half of them divide the
  * mass evenly and half the range, so that neither a dense core nor a long tail is cut coarsely. Returns how
  * many are left.
  */
-static inline int32_t learn_merge_bins(struct learn_bin merged[LEARN_DP_BINS], const struct learn_bin *bins)
+static inline int32_t learn_merge_bins(struct learn_bin merged[LEARN_DP_BINS], const struct learn_bin *bins,
+                                       const struct learn_bin *sums)
 {
-    double total = 0, sum = 0;
+    const double total = sums[LEARN_BINS - 1].mass;
     int32_t m = 0, n_filled = 0, last = -1;
     for (int32_t b = 0; b < LEARN_BINS; b++) {
-        total += bins[b].mass;
         n_filled += bins[b].mass > 0;
     }
     const double per_mass = total > 0 ? 0.5 * (LEARN_DP_BINS - 1) / total : 0;
     const double per_bin = 0.5 * (LEARN_DP_BINS - 1) / LEARN_BINS;
     for (int32_t b = 0; b < LEARN_BINS; b++) {
         if (bins[b].mass > 0) {
-            int32_t at = n_filled <= LEARN_DP_BINS ? b : (int32_t)(sum * per_mass + b * per_bin);
-            sum += bins[b].mass;
+            double before = b > 0 ? sums[b - 1].mass : 0;
+            int32_t at = n_filled <= LEARN_DP_BINS ? b : (int32_t)(before * per_mass + b * per_bin);
             if (at != last) {
                 last = at;
                 merged[m++] = bins[b];
@@ -316,12 +327,15 @@ static inline void learn_partition(float *table, int32_t n_levels, const struct 
     /* Far below the rounding of a mass, but no 0 where one is lost beside a larger one. */
     const float floor = (float)(masses[m] * 1e-12);
     for (int32_t i = 0; i < m; i++) {
-        for (int32_t j = i / LEARN_LANES * LEARN_LANES; j < i; j++) {
-            gain[i][j] = -INFINITY; /* no run ends before it starts */
+        int32_t first = i / LEARN_LANES * LEARN_LANES;
+        for (int32_t j = first; j < padded; j += LEARN_LANES) {
+            for (int32_t lane = j; lane < j + LEARN_LANES; lane++) {
+                float q = (float)(masses[lane + 1] - masses[i]), d = (float)(moments[lane + 1] - moments[i]);
+                gain[i][lane] = d * d / (q + floor);
+            }
         }
-        for (int32_t j = i; j < padded; j++) {
-            float q = (float)(masses[j + 1] - masses[i]), d = (float)(moments[j + 1] - moments[i]);
-            gain[i][j] = d * d / (q + floor);
+        for (int32_t j = first; j < i; j++) {
+            gain[i][j] = -INFINITY; /* no run ends before it starts */
         }
     }
     float *last = best[0], *next = best[1];
@@ -330,7 +344,8 @@ static inline void learn_partition(float *table, int32_t n_levels, const struct 
         from[0][j] = 0;
     }
     for (int32_t k = 1; k < n_levels; k++) {
-        for (int32_t j = 0; j < padded; j += LEARN_LANES) {
+        /* Of all runs only the whole is asked for. */
+        for (int32_t j = k + 1 < n_levels ? 0 : padded - LEARN_LANES; j < padded; j += LEARN_LANES) {
             int32_t low = from[k - 1][j] > k ? from[k - 1][j] : k;
             int32_t high = j + LEARN_LANES < m ? j + LEARN_LANES : m;
             split(next + j, from[k] + j, last, &gain[0][j], j, low, high);
@@ -349,24 +364,20 @@ static inline void learn_partition(float *table, int32_t n_levels, const struct 
     }
 }
 
-/* Lloyd's rounds over the histogram, from a table that is nearly the best. The bins become prefix sums. */
-static inline void learn_refine_table(float *table, int32_t n_levels, struct learn_bin *bins)
+/* Lloyd's rounds over the histogram, from a table that is nearly the best. */
+static inline void learn_refine_table(float *table, int32_t n_levels, const struct learn_bin *sums)
 {
-    for (int32_t b = 1; b < LEARN_BINS; b++) {
-        bins[b].mass += bins[b - 1].mass;
-        bins[b].moment += bins[b - 1].moment;
-    }
     for (int32_t round = 0; round < LEARN_REFINEMENTS; round++) {
         float next[LEARN_LEVELS];
         double q = 0, d = 0;
         int32_t changed = 0;
         for (int32_t k = 0; k < n_levels; k++) {
-            double q_end = bins[LEARN_BINS - 1].mass, d_end = bins[LEARN_BINS - 1].moment;
+            double q_end = sums[LEARN_BINS - 1].mass, d_end = sums[LEARN_BINS - 1].moment;
             if (k + 1 < n_levels) { /* bins whose middle lies below the limit */
                 int32_t end = (int32_t)((0.5f * (table[k] + table[k + 1]) + 1.0f) * (LEARN_BINS / 2) + 0.5f);
                 end = end < LEARN_BINS ? end : LEARN_BINS;
-                q_end = end > 0 ? bins[end - 1].mass : 0;
-                d_end = end > 0 ? bins[end - 1].moment : 0;
+                q_end = end > 0 ? sums[end - 1].mass : 0;
+                d_end = end > 0 ? sums[end - 1].moment : 0;
             }
             next[k] = q_end > q ? (float)((d_end - d) / (q_end - q)) : table[k];
             changed |= next[k] != table[k];
@@ -416,7 +427,7 @@ static inline int32_t learn_few_values(float values[LEARN_LEVELS], const struct 
 /* A row of few values keeps them all: a bin would make one of those that are nearly equal. */
 static inline void learn_start_table(struct learn_row *row, learn_split_fn *split)
 {
-    struct learn_bin bins[LEARN_BINS], merged[LEARN_DP_BINS];
+    struct learn_bin bins[LEARN_BINS], sums[LEARN_BINS], merged[LEARN_DP_BINS];
     float *table = row->levels.table;
     int32_t n_values = learn_few_values(table, row);
     if (n_values <= row->n_levels) {
@@ -427,10 +438,11 @@ static inline void learn_start_table(struct learn_row *row, learn_split_fn *spli
         return;
     }
     learn_histogram(bins, row);
-    int32_t m = learn_merge_bins(merged, bins);
+    learn_sum_bins(sums, bins);
+    int32_t m = learn_merge_bins(merged, bins, sums);
     if (m > row->n_levels) {
         learn_partition(table, row->n_levels, merged, m, split);
-        learn_refine_table(table, row->n_levels, bins);
+        learn_refine_table(table, row->n_levels, sums);
     } else {
         for (int32_t k = 0; k < row->n_levels; k++) {
             int32_t b = k < m ? k : m - 1;

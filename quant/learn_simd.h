@@ -300,18 +300,21 @@ static inline void learn_simd_search_tile(float *scale, const struct learn_level
                                           const float *m, int32_t group_size, const float *factors,
                                           int32_t n_factors)
 {
+    enum { AT_ONCE = 4 }; /* columns: they divide every group size */
     const struct learn_tree tree = learn_tree_init(levels);
     for (int32_t lane = 0; lane < LEARN_LANES; lane += LEARN_WIDTH) {
         learn_f given = learn_load(scale + lane), best_gain = learn_set(-1), best = given;
         for (int32_t f = -1; f < n_factors; f++) {
             learn_f tried = f < 0 ? given : learn_mul(given, learn_set(factors[f]));
             learn_f inverse = learn_simd_inverse(tried), wt = learn_set(0), tt = learn_set(0);
-            for (int32_t at = lane; at < group_size * LEARN_LANES; at += LEARN_LANES) {
-                learn_f value = learn_load(w + at);
-                learn_f t = learn_level(&tree, learn_find(&tree, learn_mul(value, inverse)));
-                learn_f mt = learn_mul(learn_load(m + at), t);
-                wt = learn_fma(mt, value, wt);
-                tt = learn_fma(mt, t, tt);
+            for (int32_t at = lane; at < group_size * LEARN_LANES; at += AT_ONCE * LEARN_LANES) {
+                for (int32_t next = at; next < at + AT_ONCE * LEARN_LANES; next += LEARN_LANES) {
+                    learn_f value = learn_load(w + next);
+                    learn_f t = learn_level(&tree, learn_find(&tree, learn_mul(value, inverse)));
+                    learn_f mt = learn_mul(learn_load(m + next), t);
+                    wt = learn_fma(mt, value, wt);
+                    tt = learn_fma(mt, t, tt);
+                }
             }
             learn_f fitted = learn_keep(learn_gt(tt, learn_set(0)), learn_div(wt, tt));
             learn_f gain = learn_mul(wt, fitted);

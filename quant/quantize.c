@@ -339,17 +339,21 @@ static void prepare_importance(struct job *job, const struct quant_moments *mome
     }
     int exponent;
     frexpf(largest, &exponent);
+    const double unit =
+        largest > 0 ? ldexp(1, 1 - exponent) : 0; /* in double: rounded once, as ldexpf does */
     for (int32_t j = 0; j < m->n_cols; j++) {
-        float value = largest > 0 ? ldexpf(job->importance[j], 1 - exponent) : 1;
+        float value = largest > 0 ? (float)(job->importance[j] * unit) : 1;
         job->importance[j] = value > MIN_IMPORTANCE ? value : MIN_IMPORTANCE;
     }
     size_t n_tiled = row_tile_columns(m->n_cols, m->group_size);
     memset(job->importance_tiles, 0, n_tiled * sizeof(float));
-    for (int32_t j = 0; j < m->n_cols; j++) {
-        int32_t group = j / m->group_size, in_group = j % m->group_size;
-        int64_t tile = group / LEARN_LANES;
-        job->importance_tiles[(tile * m->group_size + in_group) * LEARN_LANES + group % LEARN_LANES] =
-            job->importance[j];
+    for (int32_t begin = 0, group = 0; begin < m->n_cols; begin += m->group_size, group++) {
+        int32_t n = m->n_cols - begin < m->group_size ? m->n_cols - begin : m->group_size;
+        float *lane = job->importance_tiles + (int64_t)(group / LEARN_LANES) * m->group_size * LEARN_LANES +
+                      group % LEARN_LANES;
+        for (int32_t j = 0; j < n; j++) {
+            lane[j * LEARN_LANES] = job->importance[begin + j];
+        }
     }
     if (!moments || weighting == QUANT_WEIGHTING_NONE) {
         job->importance = NULL;

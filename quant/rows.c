@@ -326,7 +326,12 @@ static void dequantize(float *w_hat, const struct quant_row *row)
         for (int32_t k = n_levels; k < LEARN_LEVELS; k++) { /* whole registers are read */
             values[k] = 0;
         }
-        if (row->table) {
+        if (row->table && n_levels == LEARN_LEVELS) {
+            const float row_scale = *row->row_scale;
+            for (int32_t k = 0; k < LEARN_LEVELS; k++) { /* a count known here: one register */
+                values[k] = row_scale * (float)(row->group_scales[group] * row->table[k]);
+            }
+        } else if (row->table) {
             for (int32_t k = 0; k < n_levels; k++) {
                 values[k] = *row->row_scale * (float)(row->group_scales[group] * row->table[k]);
             }
