@@ -161,7 +161,7 @@ static void commit_draw(struct engine *e, struct request *r, int32_t token)
     }
     r->last_token = now;
     atomic_fetch_add(&e->counters.generation_tokens, 1);
-    request_publish(r);
+    request_publish(r, now);
     for (int32_t i = 0; i < r->n_end_ids; i++) {
         if (token == r->end_ids[i]) {
             finish(e, r, FINISH_STOP, i < r->n_stop_ids ? token : -1);
@@ -184,7 +184,7 @@ static void commit(struct engine *e)
             commit_draw(e, row.request, e->drawn[i]);
         } else {
             row.request->n_scored = row.position + 1;
-            request_publish(row.request);
+            request_publish(row.request, clock_ns());
         }
     }
     /* Sequences that only score end when their last scored position is computed. */

@@ -109,8 +109,9 @@ struct token_logprob {
 
 struct token_event {
     enum { EVENT_TOKEN, EVENT_PROMPT_TOKEN, EVENT_FINISHED } kind;
-    int32_t token; /* EVENT_TOKEN; for an end by EOS or a stop id the token comes first, then FINISHED */
-    bool is_stop;  /* this token ends the sequence (EOS or stop id): it is counted, not shown */
+    int32_t token;   /* EVENT_TOKEN; for an end by EOS or a stop id the token comes first, then FINISHED */
+    bool is_stop;    /* this token ends the sequence (EOS or stop id): it is counted, not shown */
+    int64_t time_ns; /* monotonic: when the engine had it */
     struct token_logprob logprob; /* of token itself, when asked for */
     int32_t n_top;                /* alternatives, best first */
     struct token_logprob top[ENGINE_MAX_LOGPROBS];
@@ -124,9 +125,10 @@ struct request_timings { /* monotonic nanoseconds; 0: not reached */
 };
 
 /* Called on the engine thread after events became available or the request ended: must not block nor call
- * back. It runs under the request's lock, which request_release takes too: never call request_release while
- * holding a lock that notify takes. request_next takes no lock. */
-typedef void request_notify_fn(void *context);
+ * back. urgent: the first event is among them, or the end. It runs under the request's lock, which
+ * request_release takes too: never call request_release while holding a lock that notify takes. request_next
+ * takes no lock. */
+typedef void request_notify_fn(void *context, bool urgent);
 
 /* Queues a sequence over prompt ids (copied; 1 <= n_ids, ids < vocab, n_ids + max_tokens <= max_model_len,
  * else STATUS_INVALID). STATUS_FULL when the queue is full, On success *out

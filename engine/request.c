@@ -23,6 +23,7 @@ static void request_free(struct request *r)
     free(r->tokens);
     free(r->blocks);
     free(r->logprobs);
+    free(r->times);
     free((void *)(uintptr_t)r->params.bias_ids);
     free((void *)(uintptr_t)r->params.bias_values);
     pthread_cond_destroy(&r->changed);
@@ -67,11 +68,13 @@ enum status request_open(struct request **out, const struct generate_params *par
     r->tokens = malloc(n_total * sizeof *r->tokens);
     r->blocks = malloc((n_total / KV_BLOCK_TOKENS + 1) * sizeof *r->blocks);
     r->logprobs = malloc(n_events * (size_t)r->n_logprobs * sizeof *r->logprobs + 1);
+    r->times = malloc(n_events * sizeof *r->times + 1);
     r->notify = notify;
     r->context = context;
     r->stop_token = -1;
     atomic_init(&r->references, 2);
-    if (!r->tokens || !r->blocks || !r->logprobs || !r->params.bias_ids || !r->params.bias_values) {
+    if (!r->tokens || !r->blocks || !r->logprobs || !r->times || !r->params.bias_ids ||
+        !r->params.bias_values) {
         request_free(r);
         return error_set(err, STATUS_NO_MEMORY, "request of %zu tokens: out of memory", n_total);
     }
@@ -101,17 +104,20 @@ struct token_logprob *request_logprob_slot(struct request *r, int32_t event)
     return r->logprobs + (size_t)event * (size_t)r->n_logprobs;
 }
 
-void request_publish(struct request *r)
+void request_publish(struct request *r, int64_t now_ns)
 {
-    atomic_fetch_add_explicit(&r->n_published, 1, memory_order_release);
+    int32_t index = atomic_load_explicit(&r->n_published, memory_order_relaxed);
+    r->times[index] = now_ns;
+    atomic_store_explicit(&r->n_published, index + 1, memory_order_release);
     r->dirty = true;
+    r->urgent |= index == 0;
 }
 
 void request_finish(struct request *r, enum finish_reason reason, int32_t stop_token)
 {
     r->stop_token = stop_token;
     atomic_store_explicit(&r->reason, reason, memory_order_release);
-    r->dirty = true;
+    r->dirty = r->urgent = true;
 }
 
 void request_flush(struct request *r)
@@ -119,11 +125,12 @@ void request_flush(struct request *r)
     if (!r->dirty) {
         return;
     }
-    r->dirty = false;
+    bool urgent = r->urgent;
+    r->dirty = r->urgent = false;
     pthread_mutex_lock(&r->lock);
     pthread_cond_signal(&r->changed);
     if (r->notify) {
-        r->notify(r->context);
+        r->notify(r->context, urgent);
     }
     pthread_mutex_unlock(&r->lock);
 }
@@ -140,6 +147,7 @@ bool request_next(struct request *r, struct token_event *event)
         event->kind = is_prompt ? EVENT_PROMPT_TOKEN : EVENT_TOKEN;
         event->token = r->tokens[is_prompt ? index + 1 : r->n_prompt + index - n_prompt_events];
         event->is_stop = false;
+        event->time_ns = r->times[index];
         if (!is_prompt) {
             for (int32_t i = 0; i < r->n_end_ids; i++) {
                 event->is_stop |= event->token == r->end_ids[i];

@@ -34,10 +34,12 @@ struct request {
     int32_t n_blocks;
     bool failed; /* its logits were not usable: it ends with FINISH_ERROR after the step */
     bool dirty;  /* events were published in this step: notify at its end */
+    bool urgent; /* the first of all is among them, or the end */
 
     /* Events: single writer (engine), single reader (client). The event at index i is prompt position i + 1
      * for the first n_prompt - 1 where prompt logprobs are asked for, then the output tokens. */
     struct token_logprob *logprobs; /* (events, n_logprobs) */
+    int64_t *times;                 /* (events) monotonic ns */
     _Atomic int32_t n_published;
     _Atomic int32_t reason; /* enum finish_reason; stored after the last n_published */
     int32_t stop_token;     /* written before reason */
@@ -60,8 +62,8 @@ enum status request_open(struct request **out, const struct generate_params *par
 /* Drops one reference; the last frees. */
 void request_drop(struct request *request);
 
-/* Engine side: makes one more event visible; request_flush notifies once a step. */
-void request_publish(struct request *request);
+/* Engine side: makes one more event visible, which came at now_ns; request_flush notifies once a step. */
+void request_publish(struct request *request, int64_t now_ns);
 void request_finish(struct request *request, enum finish_reason reason, int32_t stop_token);
 void request_flush(struct request *request);
 

@@ -8,6 +8,8 @@
 #include "server/completion_write.h"
 #include "server/sse.h"
 
+static const int64_t UNSEEN_PACE_NS = 50000000;
+
 struct completion_job {
     struct server *server;
     struct completion *completion;
@@ -105,6 +107,15 @@ static enum exchange_step job_step(struct exchange *x)
     return x->streaming || x->stream.length ? EXCHANGE_STREAM : EXCHANGE_WAIT;
 }
 
+/* A stream is written to as often as the server allows. What nobody sees before the end need not be looked at
+ * with every token, but where a stop string may end it. */
+static int64_t job_pace(const struct completion_job *job)
+{
+    const struct completion_request *r = &job->completion->request;
+    int64_t stream_ns = job->server->config->stream_interval_ms * 1000000;
+    return r->stream || r->n_stops || r->n_template_stops ? stream_ns : UNSEEN_PACE_NS;
+}
+
 static void job_close(struct exchange *x)
 {
     struct completion_job *job = x->job;
@@ -173,6 +184,7 @@ enum exchange_step api_start_completion(struct server *s, struct exchange *x, re
     x->job = job;
     x->step = job_step;
     x->close_job = job_close;
+    x->pace_ns = job_pace(job);
     x->ping_ns = job->completion->request.stream ? (int64_t)(s->config->sse_ping_interval * 1e9) : 0;
     return job_step(x);
 }

@@ -139,9 +139,10 @@ struct waiter {
     bool signaled;
 };
 
-static void waiter_notify(void *context)
+static void waiter_notify(void *context, bool urgent)
 {
     struct waiter *w = context;
+    (void)urgent;
     pthread_mutex_lock(&w->lock);
     w->signaled = true;
     pthread_cond_signal(&w->changed);

@@ -147,15 +147,14 @@ static void choice_finish(struct completion *c, struct choice *choice, enum fini
 
 static void take_token(struct completion *c, struct choice *choice, const struct token_event *event)
 {
-    int64_t now = clock_now_ns();
     if (choice->last_token_ns) {
-        double gap = (double)(now - choice->last_token_ns) * 1e-9;
+        double gap = (double)(event->time_ns - choice->last_token_ns) * 1e-9;
         c->itl_counts[metrics_time_bucket(gap)]++;
         if (c->metrics) {
             metrics_observe(c->metrics, HISTOGRAM_ITL, gap);
         }
     }
-    choice->last_token_ns = now;
+    choice->last_token_ns = event->time_ns;
     choice->logprob_sum += (double)event->logprob.logprob;
     if (text_stream_push(&choice->stream, event)) {
         /* Its text is complete: what the engine still has of it is not wanted. */

@@ -87,6 +87,7 @@ struct config {
     int64_t max_connections, max_connections_per_ip;
     double header_timeout, body_timeout, keepalive_timeout, write_stall_timeout, request_timeout,
         stall_timeout, drain_timeout, sse_ping_interval;
+    int64_t stream_interval_ms;
     int64_t max_n, max_best_of, max_logprobs, max_stops, default_max_tokens;
     bool json, print_config, help;
     /* Of single commands. */

@@ -18,6 +18,7 @@
 #include "engine/base/log.h"
 #include "server/clock.h"
 #include "server/framing.h"
+#include "server/pacer.h"
 #include "server/sse.h"
 #include "server/watcher.h"
 #include "server/worker.h"
@@ -41,6 +42,7 @@ struct http {
     struct MHD_Daemon *daemon;
     struct watcher *watcher;
     struct worker *worker;
+    struct pacer *pacer;
     int32_t port;
     atomic_int n_connections;
     atomic_bool closing; /* requests that become whole now are dropped */
@@ -91,15 +93,43 @@ static void lane_add(struct lane *lane, struct exchange *x)
     }
 }
 
-void exchange_notify(void *exchange)
+/* Until when news of now wait: all exchanges of one pace for the same tick, which wakes their thread once. 0:
+ * not at all, as one that was last seen to longer ago than its pace, or whose news are urgent. */
+static int64_t pace_until(const struct exchange *x)
+{
+    if (!x->pace_ns || x->urgent) {
+        return 0;
+    }
+    int64_t now = clock_now_ns();
+    return now - x->served_ns < x->pace_ns ? (now / x->pace_ns + 1) * x->pace_ns : 0;
+}
+
+void exchange_notify(void *exchange, bool urgent)
 {
     struct exchange *x = exchange;
     pthread_mutex_lock(&x->lock);
-    bool resume = x->suspended && !x->held;
     x->signaled = true;
+    x->urgent |= urgent;
+    bool resume = x->suspended && !x->held;
+    int64_t until = resume ? pace_until(x) : 0;
+    resume &= !until;
     x->suspended &= !resume;
     pthread_mutex_unlock(&x->lock);
     if (resume) { /* nobody else does, and until then x stays */
+        lane_add(x->lane, x);
+    } else if (until) {
+        pacer_hold(x->http->pacer, x, until);
+    }
+}
+
+/* The pacer's wake: unless something urgent has come between. */
+static void exchange_pace_over(struct exchange *x)
+{
+    pthread_mutex_lock(&x->lock);
+    bool resume = x->suspended && !x->held && x->signaled;
+    x->suspended &= !resume;
+    pthread_mutex_unlock(&x->lock);
+    if (resume) {
         lane_add(x->lane, x);
     }
 }
@@ -108,25 +138,30 @@ void exchange_notify(void *exchange)
 static void exchange_arm(struct exchange *x)
 {
     pthread_mutex_lock(&x->lock);
-    x->signaled = false;
+    x->signaled = x->urgent = false;
+    x->served_ns = clock_now_ns();
     x->ping_due |= x->timer_fired;
     x->timer_fired = false;
     pthread_mutex_unlock(&x->lock);
 }
 
-/* Suspends the connection unless something has happened since exchange_arm. Returns false if so: look again.
- */
+/* Suspends the connection unless something has happened since exchange_arm that need not wait. Returns false
+ * if so: look again. */
 static bool exchange_suspend(struct exchange *x)
 {
     watcher_watch(x->http->watcher, x);
     pthread_mutex_lock(&x->lock);
-    bool suspend = !x->signaled && !atomic_load(&x->gone);
+    int64_t until = x->signaled ? pace_until(x) : 0;
+    bool suspend = (!x->signaled || until) && !atomic_load(&x->gone);
     if (suspend) {
         x->suspended = true;
         x->wake_at_ns = x->ping_ns ? x->last_write_ns + x->ping_ns : 0;
         MHD_suspend_connection(x->connection);
     }
     pthread_mutex_unlock(&x->lock);
+    if (suspend && until) { /* resumed or not, x stays until this thread goes on with it */
+        pacer_hold(x->http->pacer, x, until);
+    }
     return suspend;
 }
 
@@ -310,6 +345,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     if (x->close_job) {
         x->close_job(x); /* after this the engine does not notify any more */
     }
+    pacer_remove(http->pacer, x);
     watcher_remove_exchange(http->watcher, x);
     if (peer && atomic_load(&peer->phase) != PEER_CUT) {
         atomic_store(&peer->received_before, peer_received(peer));
@@ -652,7 +688,8 @@ enum status http_open(struct http **out, const struct http_options *options, str
     http->options = *options;
     if ((status = open_socket(&fd, &family, options, err)) ||
         (status = watcher_open(&http->watcher, &http->options, err)) ||
-        (status = worker_open(&http->worker, exchange_work, err))) {
+        (status = worker_open(&http->worker, exchange_work, err)) ||
+        (status = pacer_open(&http->pacer, exchange_pace_over, err))) {
         goto cleanup;
     }
     http->port = socket_port(fd);
@@ -691,6 +728,7 @@ cleanup:
         if (http->worker) {
             worker_stop(http->worker);
         }
+        pacer_close(http->pacer);
         worker_close(http->worker);
         watcher_close(http->watcher);
         free(http);
@@ -726,7 +764,7 @@ void http_drain(struct http *http)
 static void cut_exchange(struct exchange *x)
 {
     atomic_store(&x->cut, true);
-    exchange_notify(x);
+    exchange_notify(x, true);
 }
 
 void http_cut(struct http *http)
@@ -737,7 +775,7 @@ void http_cut(struct http *http)
 static void leave_exchange(struct exchange *x)
 {
     atomic_store(&x->gone, true);
-    exchange_notify(x);
+    exchange_notify(x, true);
 }
 
 /* One that the worker has not begun is left out by it. */
@@ -768,6 +806,7 @@ void http_close(struct http *http)
         usleep(10000);
     }
     MHD_stop_daemon(http->daemon);
+    pacer_close(http->pacer);
     for (struct lane *lane = atomic_load(&http->lanes), *next; lane; lane = next) {
         next = lane->next;
         free(lane);

@@ -60,6 +60,7 @@ struct exchange {
     void *job;
     enum exchange_step (*step)(struct exchange *x); /* again after each notify */
     void (*close_job)(struct exchange *x);
+    int64_t pace_ns;    /* news that is not urgent comes no more often than this; 0: at once */
     int64_t ping_ns;    /* silence after which ping_due is set; 0: never */
     bool ping_due;      /* for step: clear when served */
     atomic_bool gone;   /* the client left */
@@ -69,15 +70,19 @@ struct exchange {
     bool begun, discard;
     size_t discarded;
     atomic_bool working;  /* the request is complete: a shutdown waits for its answer */
-    pthread_mutex_t lock; /* guards the five below: "nothing there, so suspend" and "news, so resume" */
+    pthread_mutex_t lock; /* guards the seven below: "nothing there, so suspend" and "news, so resume" */
     bool suspended, signaled, timer_fired;
-    bool held; /* the worker has it: not resumed until that is done */
+    bool urgent;       /* of what was signaled */
+    int64_t served_ns; /* when it was last seen to */
+    bool held;         /* the worker has it: not resumed until that is done */
     int64_t wake_at_ns;
     bool was_held; /* `next_step` is what came of the worker's run */
     enum exchange_step next_step;
     struct exchange *next_work;  /* in the worker's queue */
     struct lane *lane;           /* of the HTTP thread that serves it */
     struct exchange *next_ready; /* in the lane's list */
+    int64_t held_until_ns;       /* the pacer's, as the next two; 0: not held */
+    struct exchange *previous_held, *next_held;
     int64_t last_write_ns;
     bool watched; /* its socket is in the watcher's set */
     int fd;
@@ -129,8 +134,9 @@ void http_cut(struct http *http);
 /* Stops serving. Exchanges that still wait are cut first. Accepts NULL. */
 void http_close(struct http *http);
 
-/* Wakes an exchange: any thread, never blocks for long. The engine's notify. */
-void exchange_notify(void *exchange);
+/* Wakes an exchange, within pace_ns when it is not urgent: any thread, never blocks for long. The engine's
+ * notify. */
+void exchange_notify(void *exchange, bool urgent);
 
 /* A reply header; value is copied, line breaks in it end it. */
 void reply_header(struct reply *reply, const char *name, const char *value);

@@ -158,7 +158,7 @@ static void look_around(struct watcher *w)
         x->timer_fired |= due;
         pthread_mutex_unlock(&x->lock);
         if (due) {
-            exchange_notify(x);
+            exchange_notify(x, true);
         }
     }
 }
@@ -168,7 +168,7 @@ static void see_hangup(struct watcher *w, uint64_t serial)
     for (struct exchange *x = w->exchanges; x; x = x->next) {
         if (x->serial == serial) {
             atomic_store(&x->gone, true);
-            exchange_notify(x);
+            exchange_notify(x, true);
             return;
         }
     }

@@ -23,6 +23,7 @@ enum flag_id {
     FLAG_SEED,
     FLAG_TEMPERATURE,
     FLAG_IGNORE_EOS,
+    FLAG_NO_STREAM,
     FLAG_VOCAB,
     FLAG_SLO,
     FLAG_TIMEOUT,
@@ -56,6 +57,7 @@ static const struct {
     [FLAG_SEED] = {"seed", "S", "of lengths, prompts and arrivals (0)"},
     [FLAG_TEMPERATURE] = {"temperature", "T", "of the requests (0)"},
     [FLAG_IGNORE_EOS] = {"ignore-eos", NULL, "ask for output of exactly the drawn length"},
+    [FLAG_NO_STREAM] = {"no-stream", NULL, "ask for whole answers: only E2E and rates are measured"},
     [FLAG_VOCAB] = {"vocab", "N", "random prompts draw token ids 3..N-1 (the server's vocab_size, else 256)"},
     [FLAG_SLO] = {"slo", "TERMS", "\"ttft_p99=500,itl_p99=50\" in ms; missed: exit 10"},
     [FLAG_TIMEOUT] = {"timeout", "S", "per request, from its planned moment; 0: none (600)"},
@@ -67,7 +69,7 @@ static const struct {
 void bench_options_help(FILE *file)
 {
     fputs("usage: any4 bench serve [flags]\n"
-          "Loads a server with streamed answers and reports latencies and rates.\n\n",
+          "Loads a server and reports latencies and rates.\n\n",
           file);
     for (int32_t i = 0; i < N_FLAGS; i++) {
         char left[64];
@@ -240,6 +242,9 @@ static const char *apply(struct bench_options *o, enum flag_id id, const char *v
     }
     case FLAG_TEMPERATURE:
         return parse_double(value, 0, 2, &o->temperature) ? NULL : "0..2";
+    case FLAG_NO_STREAM:
+        o->no_stream = true;
+        return NULL;
     case FLAG_IGNORE_EOS:
         o->ignore_eos = true;
         return NULL;
@@ -282,6 +287,12 @@ static enum status check_together(struct bench_options *o, const bool *given, st
     }
     if (given[FLAG_MAX_IN_FLIGHT] && !(o->rate > 0) && !given[FLAG_REPLAY]) {
         return error_set(err, STATUS_INVALID, "--max-in-flight is for an open loop: use --concurrency");
+    }
+    for (int32_t i = 0; i < o->slo.n_terms && o->no_stream; i++) {
+        if (o->slo.terms[i].metric != SLO_E2E) {
+            return error_set(err, STATUS_INVALID,
+                             "--no-stream measures e2e alone, so --slo can ask for no other");
+        }
     }
     if (!(o->rate > 0) && !o->concurrency && !given[FLAG_REPLAY]) {
         o->concurrency = 1;

@@ -28,7 +28,8 @@ struct bench_options {
     uint64_t seed;
     double temperature;
     bool ignore_eos;
-    bool chat; /* /v1/chat/completions instead of /v1/completions */
+    bool chat;      /* /v1/chat/completions instead of /v1/completions */
+    bool no_stream; /* whole answers: no TTFT, ITL, TPOT */
     struct slo slo;
     bool json, help;
     double timeout_s; /* 0: none */

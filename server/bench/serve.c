@@ -25,6 +25,7 @@ enum {
     CONNECT_FAILURES_MAX = 1000, /* in a row: the server is gone */
     WARMUP_CONCURRENCY = 16,     /* of an open loop */
     ERROR_BODY_MAX = 64 * 1024,
+    ANSWER_MAX = 64 << 20,
 };
 
 static const int64_t TICK_NS = 250000000; /* progress line, interruption */
@@ -100,6 +101,15 @@ static bool text_arrived(struct flight *f, int64_t now_ns)
     return true;
 }
 
+static void read_usage(struct flight *f, const cJSON *object)
+{
+    const cJSON *usage = cJSON_GetObjectItemCaseSensitive(object, "usage");
+    if (cJSON_IsObject(usage)) {
+        f->has_usage = probe_count(usage, "prompt_tokens", &f->prompt_tokens) &&
+                       probe_count(usage, "completion_tokens", &f->completion_tokens);
+    }
+}
+
 static bool read_chunk(struct flight *f, int64_t now_ns, const cJSON *chunk)
 {
     if (!cJSON_IsObject(chunk)) {
@@ -110,11 +120,7 @@ static bool read_chunk(struct flight *f, int64_t now_ns, const cJSON *chunk)
         probe_error_code(chunk, f->error_code, sizeof f->error_code);
         return true;
     }
-    const cJSON *usage = cJSON_GetObjectItemCaseSensitive(chunk, "usage");
-    if (cJSON_IsObject(usage)) {
-        f->has_usage = probe_count(usage, "prompt_tokens", &f->prompt_tokens) &&
-                       probe_count(usage, "completion_tokens", &f->completion_tokens);
-    }
+    read_usage(f, chunk);
     const cJSON *choices = cJSON_GetObjectItemCaseSensitive(chunk, "choices");
     if (!cJSON_IsArray(choices)) {
         return false;
@@ -173,9 +179,24 @@ static void tally(struct bench_result *result, int32_t status, const char *class
     copy_text(t->detail, sizeof t->detail, detail);
 }
 
+/* A whole answer of --no-stream. False: it is none. */
+static bool read_answer(struct flight *f, int64_t now_ns, const struct client_outcome *outcome)
+{
+    static const struct json_limits LIMITS = {.max_depth = 16, .max_nodes = 1 << 22};
+    cJSON *root = NULL;
+    bool ok = json_parse(&root, outcome->body, outcome->body_length, &LIMITS, NULL) == JSON_OK;
+    const cJSON *choices = cJSON_GetObjectItemCaseSensitive(root, "choices");
+    const cJSON *choice = cJSON_IsArray(choices) ? choices->child : NULL;
+    ok = ok && cJSON_IsString(cJSON_GetObjectItemCaseSensitive(choice, "finish_reason"));
+    read_usage(f, root);
+    f->end_ns = now_ns;
+    cJSON_Delete(root);
+    return ok;
+}
+
 /* NULL for a success, else the class of the failure; detail is filled. */
-static const char *classify(const struct flight *f, const struct client_outcome *outcome, char *detail,
-                            size_t size)
+static const char *classify(struct flight *f, int64_t now_ns, const struct client_outcome *outcome,
+                            char *detail, size_t size)
 {
     static const struct json_limits LIMITS = {.max_depth = 16, .max_nodes = 65536};
     copy_text(detail, size, outcome->reason);
@@ -199,6 +220,10 @@ static const char *classify(const struct flight *f, const struct client_outcome 
         cJSON_Delete(root);
         return "http";
     }
+    if (f->run->options->no_stream) {
+        copy_text(detail, size, "the answer is no completion");
+        return read_answer(f, now_ns, outcome) ? NULL : "protocol";
+    }
     if (!outcome->event_stream) {
         copy_text(detail, size, "the answer is no event stream");
         return "protocol";
@@ -219,7 +244,7 @@ static void record_success(struct run *run, const struct flight *f)
     struct bench_result *r = &run->result;
     int64_t first_ns = f->first_text_ns ? f->first_text_ns : f->first_chunk_ns;
     struct request_times times = {
-        .ttft_ms = ms(first_ns - f->planned_ns),
+        .ttft_ms = run->options->no_stream ? NAN : ms(first_ns - f->planned_ns),
         .tpot_ms = NAN,
         .e2e_ms = ms(f->end_ns - f->planned_ns),
         .itl_ms = f->itl_ms.values,
@@ -236,7 +261,7 @@ static void record_success(struct run *run, const struct flight *f)
         r->n_without_usage++;
     }
     r->n_good += slo_request_met(&run->options->slo, &times);
-    bool kept = samples_push(&r->series[SLO_TTFT], times.ttft_ms) &&
+    bool kept = (isnan(times.ttft_ms) || samples_push(&r->series[SLO_TTFT], times.ttft_ms)) &&
                 samples_push(&r->series[SLO_E2E], times.e2e_ms) &&
                 (isnan(times.tpot_ms) || samples_push(&r->series[SLO_TPOT], times.tpot_ms)) &&
                 samples_append(&r->series[SLO_ITL], f->itl_ms.values, f->itl_ms.n);
@@ -248,7 +273,7 @@ static void on_done(void *context, void *tag, int64_t now_ns, const struct clien
     struct run *run = context;
     struct flight *f = tag;
     char detail[96];
-    const char *class = classify(f, outcome, detail, sizeof detail);
+    const char *class = classify(f, now_ns, outcome, detail, sizeof detail);
     run->connect_failures = outcome->failure == CLIENT_CONNECT ? run->connect_failures + 1 : 0;
     run->gaps_in_flight -= f->itl_ms.n;
     if (f->warmup) {
@@ -301,7 +326,7 @@ static enum status start_request(struct run *run, bool warmup, int64_t planned_n
         }
     }
     return client_send(run->client, request, f, timeout_s > 0 ? planned_ns + (int64_t)(timeout_s * 1e9) : 0,
-                       ERROR_BODY_MAX, err);
+                       run->options->no_stream ? ANSWER_MAX : ERROR_BODY_MAX, err);
 }
 
 static const char *must_stop(const struct run *run)

@@ -393,7 +393,7 @@ void workload_write(const struct workload *w, int64_t index, bool warmup, struct
     if (o->ignore_eos) {
         buffer_text(&body, ",\"ignore_eos\":true");
     }
-    buffer_text(&body, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
+    buffer_text(&body, o->no_stream ? "}" : ",\"stream\":true,\"stream_options\":{\"include_usage\":true}}");
     write_head(o, "POST", o->chat ? "/v1/chat/completions" : "/v1/completions", out);
     buffer_printf(out, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n", body.length);
     buffer_append(out, body.data, body.length);

@@ -124,6 +124,17 @@ class BenchServe(unittest.TestCase):
             self.assertEqual(result["completion_tokens"], 50)
             self.assertGreaterEqual(result["window_s"], 0.45)
 
+    def test_whole_answers(self):
+        with Server() as server:
+            tokens = server.counter("any4_generation_tokens_total")
+            for endpoint in "completions", "chat":
+                result = bench(server.url, "--no-stream", "--endpoint", endpoint, "--requests", "20", "--concurrency", "4",
+                               *LENGTHS)
+                self.assertEqual(result["requests"]["succeeded"], 20, result["errors"])
+                self.assertEqual(result["completion_tokens"], server.counter("any4_generation_tokens_total") - tokens)
+                self.assertEqual((result["ttft_ms"]["n"], result["itl_ms"]["n"], result["e2e_ms"]["n"]), (0, 0, 20))
+                tokens += result["completion_tokens"]
+
     def test_chat(self):
         with Server() as server, tempfile.TemporaryDirectory() as folder:
             result = bench(server.url, "--endpoint", "chat", "--requests", "20", "--concurrency", "4", *LENGTHS)

@@ -66,7 +66,11 @@ static void end(struct request *r, enum finish_reason reason)
 
 static void publish_token(struct request *r, int kind, int32_t token, bool is_stop)
 {
-    struct token_event event = {.kind = kind, .token = token, .is_stop = is_stop, .logprob = {token, -0.5f}};
+    struct token_event event = {.kind = kind,
+                                .token = token,
+                                .is_stop = is_stop,
+                                .time_ns = clock_now_ns(),
+                                .logprob = {token, -0.5f}};
     event.n_top = r->params.logprobs > 0 ? 1 : 0;
     event.top[0] = (struct token_logprob){token, -0.5f};
     publish(r, &event);
@@ -123,9 +127,10 @@ static void *engine_run(void *context)
         for (struct request *r = e->requests; r; r = r->next) {
             if (!r->ended) {
                 any = true;
+                bool first = !r->timings.started;
                 step(r);
                 if (r->notify) {
-                    r->notify(r->context);
+                    r->notify(r->context, first || r->ended);
                 }
             }
         }

@@ -297,6 +297,7 @@ Test(bench_stats, flags)
         {"--input-tokens ,5", "--input-tokens"},
         {"--endpoint embeddings", "--endpoint"},
         {"--slo x", "--slo"},
+        {"--slo ttft_p99=5 --no-stream", "--no-stream"},
         {"--replay f --rate 1", "--rate"},
         {"--prompts f --input-tokens 5", "--input-tokens"},
         {"--concurrency 2 --max-in-flight 4", "--max-in-flight"},

@@ -405,6 +405,44 @@ Test(http, stream_equals_answer)
     rig_close(&rig);
 }
 
+static int32_t n_chunks(const char *stream)
+{
+    int32_t n = 0;
+    for (const char *at = stream; (at = strstr(at, "\"text\":\"")); at++) {
+        n++;
+    }
+    return n;
+}
+
+/* With an interval fast tokens share events, the first one goes out alone, and slow ones do not wait. */
+Test(http, stream_interval)
+{
+    struct rig rig;
+    const char *body = "{\"prompt\":\"ab\",\"seed\":3,\"max_tokens\":100,\"stream\":true}";
+    rig_open(&rig, (const char *[]){"--stream-interval-ms", "100", NULL});
+    fake_engine.token_us = 2000;
+    char *whole = complete(&rig, "{\"prompt\":\"ab\",\"seed\":3,\"max_tokens\":100}");
+    char *stream = complete(&rig, body);
+    char *a = joined_text(whole), *b = joined_text(stream);
+    cr_assert_str_eq(a, b);
+    cr_assert_eq(strlen(a), 100);
+    cr_assert_leq(n_chunks(stream), 50, "%d events for 100 tokens", n_chunks(stream));
+    const char *first = strstr(stream, "\"text\":\"");
+    cr_assert(first && first[8] != '"' && first[9] == '"', "the first token waits for others: %s", stream);
+    free(whole);
+    free(stream);
+    free(a);
+    free(b);
+    rig_close(&rig);
+
+    rig_open(&rig, (const char *[]){"--stream-interval-ms", "10", NULL});
+    fake_engine.token_us = 60000;
+    stream = complete(&rig, "{\"prompt\":\"ab\",\"seed\":3,\"max_tokens\":8,\"stream\":true}");
+    cr_assert_geq(n_chunks(stream), 7, "%d events for 8 slow tokens: %s", n_chunks(stream), stream);
+    free(stream);
+    rig_close(&rig);
+}
+
 Test(http, pings_while_nothing_comes)
 {
     struct rig rig;

@@ -38,7 +38,8 @@ void phase_small_cache(const struct settings *settings, struct sample *samples)
     /* One longest sequence and a half: what 64 clients ask for is many times as much. */
     rig_open(&rig, settings,
              (const char *const[]){"--threads=2", "--max-running=64", "--prefill-chunk=160",
-                                   "--max-model-len=800", "--kv-cache-tokens=1184", NULL});
+                                   "--max-model-len=800", "--kv-cache-tokens=1184", "--stream-interval-ms=5",
+                                   NULL});
     struct crowd crowd = {.settings = settings,
                           .samples = samples,
                           .n_samples = n,

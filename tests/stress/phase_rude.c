@@ -84,7 +84,8 @@ void phase_rudeness(const struct settings *settings, struct sample *samples)
     static struct client idle[N_IDLE];
     int32_t n = settings->n_requests < 200 ? settings->n_requests : 200, n_kept = 0;
     rig_open(&rig, settings,
-             (const char *const[]){"--threads=2", "--max-running=64", "--max-queue=1024", NULL});
+             (const char *const[]){"--threads=2", "--max-running=64", "--max-queue=1024",
+                                   "--stream-interval-ms=20", NULL});
     for (int i = 0; i < N_IDLE; i++) {
         struct answer answer;
         const char *get = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
