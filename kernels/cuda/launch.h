@@ -39,7 +39,7 @@ enum status cuda_rmsnorm(uint16_t *x, int64_t x_stride, const float *h, int64_t 
 enum status cuda_swiglu(uint16_t *x, int64_t x_stride, const float *gate, const float *up, int64_t y_stride,
                         int32_t n, int32_t n_tokens, void *stream, struct error *err);
 
-/* h[t][i] += a * y[t][i]. */
+/* h[t][i] += a * y[t][i]; with y_stride 0 the same row for all: a bias. */
 enum status cuda_axpy(float *h, int64_t h_stride, const float *y, int64_t y_stride, float a, int32_t n,
                       int32_t n_tokens, void *stream, struct error *err);
 

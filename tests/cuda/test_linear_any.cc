@@ -1,0 +1,264 @@
+/* The kernel for matrices of every format against the scalar reference, and its grouped form against itself.
+ */
+#include <algorithm>
+#include <memory>
+
+#include "kernels/cuda/linear.h"
+#include "tests/cuda/support.h"
+extern "C" {
+}
+
+static struct kernels scalar;
+
+/* A matrix on the host and on the device. */
+struct linear {
+    const char *name;
+    struct test_matrix host;
+    struct cuda_matrix device;
+    std::unique_ptr<device_array<uint8_t>> block;
+
+    linear(const struct test_format *format, int32_t n_rows, int32_t n_cols, int32_t group_size,
+           enum data_kind data, uint64_t seed)
+        : name(format->name),
+          host(test_matrix_build(format, n_rows, n_cols, format->code_bits ? group_size : 0, data, seed))
+    {
+        struct error err = {};
+        size_t bytes;
+        CHECK(!cuda_matrix_bytes(&bytes, &host.matrix, &err), "%s", err.message);
+        std::vector<uint8_t> packed(bytes, 0x55);
+        cuda_matrix_pack(packed.data(), &host.matrix);
+        block = std::make_unique<device_array<uint8_t>>(packed);
+        cuda_matrix_place(&device, &host.matrix, block->data);
+    }
+    linear(const linear &) = delete;
+    linear &operator=(const linear &) = delete;
+    ~linear()
+    {
+        test_matrix_free(&host);
+    }
+
+    /* What a code's part in a sum is multiplied by, in magnitude, before a zero point cancels it. */
+    double magnitude(int32_t row, int32_t col) const
+    {
+        const struct any4_matrix *w = &host.matrix;
+        const double weight = host.dense[(size_t)row * (size_t)w->n_cols + (size_t)col];
+        if (!w->code_bits || w->kind == ANY4_LUT_INT8 || !w->zeros) {
+            return fabs(weight);
+        }
+        const double zero = bf16_to_f32(w->zeros[row * w->n_groups + col / w->group_size]);
+        return fabs(weight - zero) + fabs(zero);
+    }
+};
+
+struct inputs {
+    int32_t n_tokens;
+    int64_t x_stride, y_stride;
+    std::vector<uint16_t> x;
+    std::vector<float> values; /* (n_tokens, n_cols): x as f32 */
+
+    inputs(const linear &m, int32_t tokens, enum data_kind data, struct rng *rng)
+        : n_tokens(tokens), x_stride(cuda_padded(m.device.n_cols) + 8), y_stride(m.device.n_rows + 3),
+          x((size_t)(tokens * x_stride), 0), values((size_t)tokens * (size_t)m.device.n_cols)
+    {
+        const int32_t n_cols = m.device.n_cols;
+        data_fill(values.data(), values.size(), data, rng);
+        for (int32_t token = 0; token < tokens; token++) {
+            for (int32_t col = 0; col < x_stride; col++) {
+                uint16_t *to = &x[(size_t)(token * x_stride + col)];
+                if (col < n_cols) {
+                    float *value = &values[(size_t)token * (size_t)n_cols + (size_t)col];
+                    *to = bf16_from_f32(*value);
+                    *value = bf16_to_f32(*to);
+                } else if (col >= cuda_padded(n_cols)) {
+                    *to = 0x7fc0; /* NaN: nobody may read it */
+                }
+            }
+        }
+    }
+};
+
+static std::vector<float> run(const linear &m, const inputs &in, int32_t n_tokens, uint64_t seed)
+{
+    struct error err = {};
+    device_array<uint16_t> x(in.x);
+    device_array<float> y(std::vector<float>((size_t)(n_tokens * in.y_stride), 5));
+    order_seed(seed);
+    CHECK(!cuda_linear_any(y.data, in.y_stride, &m.device, x.data, in.x_stride, n_tokens, nullptr, &err),
+          "%s", err.message);
+    return y.download();
+}
+
+static bool same_bits(const std::vector<float> &a, const std::vector<float> &b, size_t n)
+{
+    return memcmp(a.data(), b.data(), n * sizeof(float)) == 0;
+}
+
+static void check_y(const linear &m, const inputs &in, const std::vector<float> &y, uint64_t seed)
+{
+    const struct any4_matrix *w = &m.host.matrix;
+    std::vector<float> expected(y.size());
+    scalar.any4_gemm(expected.data(), in.y_stride, w, in.values.data(), w->n_cols, in.n_tokens, 0, w->n_rows);
+    /* A lane adds 8 products and a scale or zero point a step of 1024 columns; then 5 shuffles, 4 warps and
+     * the row's scale; the reference rounds a weight and the sum. */
+    const double chain = 10 * ((w->n_cols + 1023) / 1024) + 12;
+    for (int32_t token = 0; token < in.n_tokens; token++) {
+        const float *x = in.values.data() + (size_t)token * (size_t)w->n_cols;
+        for (int32_t row = 0; row < w->n_rows; row++) {
+            double sum = 0;
+            for (int32_t col = 0; col < w->n_cols; col++) {
+                sum += m.magnitude(row, col) * fabs((double)x[col]);
+            }
+            const double tolerance = chain * UNIT_ROUNDOFF * sum;
+            const size_t at = (size_t)(token * in.y_stride + row);
+            CHECK(close_to(y[at], expected[at], tolerance),
+                  "%s, %d x %d, group %d, token %d of %d, row %d, seed %d: %.9g, expected %.9g +- %g", m.name,
+                  w->n_rows, w->n_cols, w->group_size, token, in.n_tokens, row, (int)seed, y[at],
+                  expected[at], tolerance);
+        }
+        for (int64_t row = w->n_rows; row < in.y_stride; row++) {
+            CHECK(y[(size_t)(token * in.y_stride + row)] == 5, "%s wrote behind row %d", m.name, w->n_rows);
+        }
+    }
+}
+
+static void test(const struct test_format *format, int32_t n_rows, int32_t n_cols, int32_t group_size,
+                 enum data_kind data, int32_t n_tokens, uint64_t seed)
+{
+    struct rng rng = {seed * 77};
+    const linear m(format, n_rows, n_cols, group_size, data, seed);
+    const inputs in(m, n_tokens, data, &rng);
+#ifndef __CUDACC__
+    simt_host_loads_reset();
+#endif
+    const std::vector<float> y = run(m, in, n_tokens, seed);
+    check_y(m, in, y, seed);
+    CHECK(same_bits(y, run(m, in, n_tokens, seed + 1), y.size()), "%s: bits depend on the order of threads",
+          m.name);
+    const std::vector<float> alone = run(m, in, 1, seed);
+    CHECK(same_bits(y, alone, (size_t)n_rows), "%s: a token's bits depend on the others", m.name);
+#if !defined(SIMT_TSAN) && !defined(__CUDACC__)
+    const struct simt_host_loads loads = simt_host_loads_get();
+    CHECK(loads.wavefronts == loads.ideal, "%s: bank conflicts", m.name);
+#endif
+}
+
+/* Experts, one of them without slots, against one product a slot. */
+static void test_grouped(const struct test_format *format, int32_t n_cols, bool gathered, uint64_t seed)
+{
+    enum { N_EXPERTS = 4, N_ROWS = 9, N_TOKENS = 7 };
+    const std::vector<int32_t> begin = {0, 3, 3, 12, 14};
+    const int32_t n_slots = begin.back();
+    struct error err = {};
+    struct rng rng = {seed};
+    std::vector<std::unique_ptr<linear>> experts;
+    std::vector<struct cuda_matrix> matrices;
+    for (int32_t expert = 0; expert < N_EXPERTS; expert++) {
+        const uint64_t own = 1 + 3 * seed + 3 * (uint64_t)expert; /* zero points in all of them or in none */
+        experts.push_back(std::make_unique<linear>(format, (int32_t)N_ROWS, n_cols, 32, DATA_RANDOM, own));
+        matrices.push_back(experts.back()->device);
+    }
+    const inputs in(*experts[0], gathered ? (int32_t)N_TOKENS : n_slots, DATA_RANDOM, &rng);
+    std::vector<int32_t> rows;
+    for (int32_t slot = 0; slot < n_slots; slot++) {
+        rows.push_back(gathered ? rng_below(&rng, N_TOKENS) : slot);
+    }
+    device_array<struct cuda_matrix> device_matrices(matrices);
+    device_array<int32_t> device_begin(begin), device_rows(rows);
+    device_array<uint16_t> x(in.x);
+    device_array<float> y(std::vector<float>((size_t)(n_slots * in.y_stride), 5));
+    CHECK(!cuda_linear_any_grouped(y.data, in.y_stride, device_matrices.data, matrices.data(), N_EXPERTS,
+                                   x.data, in.x_stride, gathered ? device_rows.data : nullptr,
+                                   device_begin.data, nullptr, &err),
+          "%s", err.message);
+    const std::vector<float> found = y.download();
+    for (int32_t expert = 0; expert < N_EXPERTS; expert++) {
+        const std::vector<float> all = run(*experts[(size_t)expert], in, in.n_tokens, seed);
+        for (int32_t slot = begin[(size_t)expert]; slot < begin[(size_t)expert + 1]; slot++) {
+            const float *one = all.data() + rows[(size_t)slot] * in.y_stride;
+            CHECK(memcmp(found.data() + slot * in.y_stride, one, N_ROWS * sizeof(float)) == 0,
+                  "%s: slot %d of expert %d differs from its row alone", format->name, slot, expert);
+            CHECK(found[(size_t)(slot * in.y_stride + N_ROWS)] == 5, "%s wrote behind its rows",
+                  format->name);
+        }
+    }
+}
+
+static void test_refusals(void)
+{
+    struct error err = {};
+    size_t bytes;
+    struct rng rng = {1};
+    const linear m(format_of(ANY4_LUT, 2), 8, 128, 32, DATA_RANDOM, 1);
+    const inputs in(m, 1, DATA_RANDOM, &rng);
+    struct any4_matrix other = m.host.matrix;
+    other.code_bits = 5;
+    CHECK(cuda_matrix_bytes(&bytes, &other, &err) == STATUS_INVALID && bytes == 0, "5 bits");
+    other = m.host.matrix;
+    other.group_size = 16;
+    CHECK(cuda_matrix_bytes(&bytes, &other, &err) == STATUS_INVALID, "group 16");
+    other = m.host.matrix;
+    other.layout = ANY4_LAYOUT_TILE_V1;
+    CHECK(cuda_matrix_bytes(&bytes, &other, &err) == STATUS_INVALID && strstr(err.message, "layout"), "%s",
+          err.message);
+    float y[8];
+    CHECK(cuda_linear_any(y, 8, &m.device, in.x.data(), 120, 1, nullptr, &err) == STATUS_INVALID &&
+              strstr(err.message, "rows of x"),
+          "%s", err.message);
+    CHECK(cuda_linear_any(y, 7, &m.device, in.x.data(), in.x_stride, 1, nullptr, &err) == STATUS_INVALID &&
+              strstr(err.message, "rows of y"),
+          "%s", err.message);
+    CHECK(cuda_linear_any(y, 8, &m.device, in.x.data(), in.x_stride, 0, nullptr, &err) == STATUS_INVALID,
+          "no tokens");
+}
+
+/* A bias is a row that is added to every token's. */
+static void test_bias(void)
+{
+    struct error err = {};
+    device_array<float> y(std::vector<float>{1, 2, 3, 9, 4, 5, 6, 9}), bias(std::vector<float>{10, 20, 30});
+    CHECK(!cuda_axpy(y.data, 4, bias.data, 0, 1, 3, 2, nullptr, &err), "%s", err.message);
+    const std::vector<float> expected = {11, 22, 33, 9, 14, 25, 36, 9};
+    CHECK(y.download() == expected, "bias");
+}
+
+int main(int n_arguments, char **arguments)
+{
+    checks_begin(120);
+    kernels_init_cpu(&scalar, 0);
+    test_refusals();
+    test_bias();
+#ifdef SIMT_TSAN
+    (void)n_arguments;
+    (void)arguments;
+    test(format_of(ANY4_LUT, 3), 5, 200, 32, DATA_RANDOM, 9, 1);
+    test(format_of(ANY4_BF16, 0), 5, 1408, 0, DATA_RANDOM, 2, 2);
+    test_grouped(format_of(ANY4_LUT_INT8, 2), 200, true, 3);
+#else
+    const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 2;
+    static const int32_t all_tokens[] = {1, 2, 3, 8, 9, 17};
+    for (const struct test_format &format : formats) {
+        for (int32_t group_size : {32, 64, 128}) {
+            if (!format.code_bits && group_size != 32) {
+                continue;
+            }
+            for (uint64_t seed = 1; seed <= n_seeds; seed++) {
+                struct rng rng = {seed + (uint64_t)group_size};
+                for (int32_t n_cols : {1, 128, 200, 256}) {
+                    for (int32_t n_rows : {1, 8, 33}) {
+                        test(&format, n_rows, n_cols, group_size, DATA_RANDOM, all_tokens[rng_below(&rng, 6)],
+                             seed * 10 + (uint64_t)n_rows);
+                    }
+                }
+                test(&format, 9, 1408, group_size, DATA_RANDOM, 3, seed);
+                test(&format, 3, 2304, group_size, DATA_RANDOM, 1, seed);
+            }
+            test(&format, 5, 256, group_size, DATA_ZERO, 2, 3);
+            test(&format, 5, 256, group_size, DATA_EXTREME, 2, 4);
+            test(&format, 5, 256, group_size, DATA_ALTERNATING, 9, 5);
+        }
+        test_grouped(&format, 328, true, 1);
+        test_grouped(&format, 256, false, 2);
+    }
+#endif
+    return checks_finish("cuda_linear_any");
+}
