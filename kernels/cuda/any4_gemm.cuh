@@ -1,6 +1,6 @@
 /* 3 to 64 tokens (1 and 2 work too): weights are the A fragments of bf16 matrix products, decoded once by
  * prmt on two planes of bytes and used for all tokens, which are B fragments in tiles of 8. A block's eight
- * warps are two halves of 16 rows times four that take the tiles of a row block in turn; the order of
+ * warps are two halves of 16 rows times four that take a quarter of a row block's tiles each; the order of
  * additions is the same for any number of tokens. */
 #ifndef KERNELS_CUDA_ANY4_GEMM_CUH
 #define KERNELS_CUDA_ANY4_GEMM_CUH
@@ -82,12 +82,42 @@ template <int TOKENS, int COLS> SIMT_DEVICE int32_t gemm_stage_at(int32_t split,
     return (split * TOKENS + token) * gemm_stage<TOKENS, COLS>::PIECES_A_ROW + (piece ^ (token & 1) * 4);
 }
 
-/* Starts copying the columns [col, col + COLS) of each split's tile. Rows of tokens that are not there keep
- * what they hold: they end in sums that nobody takes. A thread copies the same piece of several rows (split,
- * token). */
-template <int TOKENS, int COLS>
-SIMT_DEVICE void gemm_stage_x(simt_words *stage, const struct any4_args &args, int32_t tile_col, int32_t last,
-                              int32_t col)
+/* Where the rows of x lie: one behind the other, or by a list in shared memory. */
+struct gemm_rows_plain {
+    const uint16_t *x;
+    int32_t stride; /* 32 bits reach all tokens of a launch */
+    SIMT_DEVICE_MEMBER const uint16_t *at(int32_t token) const
+    {
+        return x + token * stride;
+    }
+};
+struct gemm_rows_gathered {
+    const uint16_t *x;
+    int64_t stride;
+    const int32_t *rows;
+    SIMT_DEVICE_MEMBER const uint16_t *at(int32_t token) const
+    {
+        return x + rows[token] * stride;
+    }
+};
+
+/* What a block has of one row block: the tiles [first, last) of its n_tokens, of which each split takes
+ * `length` in a row, the last ones fewer. */
+struct gemm_range {
+    int32_t row_block, first, last, length;
+};
+
+SIMT_DEVICE struct gemm_range gemm_range_of(int32_t row_block, int32_t first, int32_t last)
+{
+    return {row_block, first, last, (last - first + GEMM_SPLITS - 1) / GEMM_SPLITS};
+}
+
+/* Starts copying the columns [col, col + COLS) of tile `step` of each split. Rows of tokens that are not
+ * there keep what they hold: they end in sums that nobody takes. A thread copies the same piece of several
+ * rows (split, token). */
+template <int TOKENS, int COLS, class ROWS>
+SIMT_DEVICE void gemm_stage_x(simt_words *stage, const ROWS &rows, int32_t n_tokens,
+                              const struct gemm_range &range, int32_t step, int32_t col)
 {
     constexpr int32_t PIECES_A_ROW = gemm_stage<TOKENS, COLS>::PIECES_A_ROW;
     constexpr int32_t ROWS_A_TURN = GEMM_THREADS / PIECES_A_ROW;
@@ -101,10 +131,10 @@ SIMT_DEVICE void gemm_stage_x(simt_words *stage, const struct any4_args &args, i
         /* row + turn * ROWS_A_TURN is split * TOKENS + token */
         const int32_t token = row % TOKENS + turn * ROWS_A_TURN % TOKENS;
         const int32_t split = row / TOKENS + turn * ROWS_A_TURN / TOKENS;
-        if (token < args.n_tokens && tile_col + split < last) {
-            const int32_t from =
-                token * args.x_stride + (tile_col + split) * ANY4_TILE_COLS + col + piece * 8;
-            simt_copy_async(to + turn * GEMM_THREADS, args.x + from, true);
+        const int32_t tile_col = range.first + split * range.length + step;
+        if (token < n_tokens && tile_col < range.last) {
+            simt_copy_async(to + turn * GEMM_THREADS,
+                            rows.at(token) + tile_col * ANY4_TILE_COLS + col + piece * 8, true);
         }
     }
     simt_copy_commit();
@@ -124,19 +154,131 @@ template <int N_TILES, bool INT8> constexpr int32_t gemm_blocks(void)
     return INT8 && N_TILES <= 2 ? 2 : 1;
 }
 
-/* N_TILES: of 8 tokens. COLS: of a tile that are staged at a time, 64 or 128. */
-template <int GROUP, int N_TILES, bool INT8, int COLS>
-SIMT_KERNEL(GEMM_THREADS, (gemm_blocks<N_TILES, INT8>()))
-any4_gemm_kernel(struct any4_args args)
+/* The sums of one row block over tiles [first, last): at sums[token * GEMM_SUM_STRIDE + row], sums being all
+ * of `memory`, whole but for the row's scale, for all threads to read. A token's sum is one chain over the
+ * groups of each split, then the splits in order, whatever N_TILES (of 8 tokens) and COLS (of a tile that are
+ * staged at a time, 64 or 128) are. */
+template <int GROUP, int N_TILES, bool INT8, int COLS, class ROWS>
+SIMT_DEVICE void gemm_segment(uint8_t *memory, const struct cuda_any4 &w, const struct gemm_range &range,
+                              const ROWS &rows, int32_t n_tokens)
 {
     constexpr int32_t TOKENS = 8 * N_TILES, PARTS = ANY4_TILE_COLS / COLS, AHEAD = N_TILES == 1 ? 2 : 1;
     typedef gemm_stage<TOKENS, COLS> layout;
-    SIMT_DYNAMIC_SHARED(memory);
-    SIMT_SHARED(uint32_t, is_last, [1]);
     simt_words *stages = reinterpret_cast<simt_words *>(memory);
     float *all_sums = reinterpret_cast<float *>(memory);
     const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4;
     const int32_t half = simt_warp() % 2, split = simt_warp() / 2;
+    const int64_t row = (int64_t)range.row_block * BLOCK_ROWS + half * 16 + g;
+    const struct table_planes planes[2] = {planes_load(w, row), planes_load(w, row + 8)};
+    const int32_t begin = range.first + split * range.length; /* this split's tiles */
+    const int32_t end = begin + range.length < range.last ? begin + range.length : range.last;
+    gemm_unit<GROUP, INT8> ahead[AHEAD] = {};
+    SIMT_UNROLL
+    for (int32_t i = 0; i < AHEAD; i++) {
+        if (begin + i < end) {
+            ahead[i] = gemm_load<GROUP, INT8>(w, range.row_block, half, begin + i);
+        }
+    }
+    float sums[N_TILES][4] = {};
+    simt_dependency_wait();
+    simt_barrier(); /* the sums before, which lie where x goes, have been read */
+    gemm_stage_x<TOKENS, COLS>(stages, rows, n_tokens, range, 0, 0);
+    int32_t turn = 0;
+    for (int32_t step = 0; step < range.length; step++) {
+        gemm_unit<GROUP, INT8> current = ahead[0];
+        const int32_t mine = begin + step;
+        if constexpr (AHEAD == 2) {
+            ahead[0] = ahead[1];
+        }
+        if (mine + AHEAD < end) {
+            ahead[AHEAD - 1] = gemm_load<GROUP, INT8>(w, range.row_block, half, mine + AHEAD);
+        }
+        if (!INT8 && mine < end) {
+            gemm_load_scales(current, w, range.row_block, half, mine);
+        }
+        float group_sums[N_TILES][4] = {}, x_sums[INT8 ? 1 : N_TILES][4] = {};
+        SIMT_UNROLL
+        for (int32_t part = 0; part < PARTS; part++) {
+            simt_copy_wait<0>();
+            simt_barrier(); /* this stage is there, and everybody has done with the other one */
+            simt_words *other = stages + (turn ^ 1) * layout::PIECES_ALL;
+            const simt_words *stage = stages + turn * layout::PIECES_ALL;
+            if (part + 1 < PARTS) {
+                gemm_stage_x<TOKENS, COLS>(other, rows, n_tokens, range, step, (part + 1) * COLS);
+            } else if (step + 1 < range.length) {
+                gemm_stage_x<TOKENS, COLS>(other, rows, n_tokens, range, step + 1, 0);
+            }
+            turn ^= 1;
+            if (mine >= end) {
+                continue;
+            }
+            SIMT_UNROLL
+            for (int32_t word = 0; word < COLS / 32; word++) {
+                const int32_t jj = part * (COLS / 32) + word;
+                uint32_t upper[4], lower[4];
+                decode_run(upper, current.piece[0].word[jj], planes[0]);
+                decode_run(lower, current.piece[1].word[jj], planes[1]);
+                const uint32_t a[2][4] = {{upper[0], lower[0], upper[1], lower[1]},
+                                          {upper[2], lower[2], upper[3], lower[3]}};
+                const bool ends_group = (jj + 1) * 32 % GROUP == 0;
+                const int32_t group = jj * 32 / GROUP;
+                SIMT_UNROLL
+                for (int32_t n = 0; n < N_TILES; n++) {
+                    const simt_words x =
+                        simt_load_shared(stage + gemm_stage_at<TOKENS, COLS>(split, n * 8 + g, word * 4 + t));
+                    simt_mma_bf16(group_sums[n], a[0], x.word);
+                    simt_mma_bf16(group_sums[n], a[1], x.word + 2);
+                    if constexpr (!INT8) { /* sums of x, for the zero points: a product with ones */
+                        const uint32_t ones[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
+                        simt_mma_bf16(x_sums[n], ones, x.word);
+                        simt_mma_bf16(x_sums[n], ones, x.word + 2);
+                    }
+                    if (ends_group) {
+                        SIMT_UNROLL
+                        for (int32_t i = 0; i < 4; i++) {
+                            const float scale = scale_of(current.scales[i / 2], group);
+                            sums[n][i] = fmaf(scale, group_sums[n][i], sums[n][i]);
+                            group_sums[n][i] = 0;
+                            if constexpr (!INT8) {
+                                sums[n][i] =
+                                    fmaf(zero_of(current.scales[i / 2], group), x_sums[n][i], sums[n][i]);
+                                x_sums[n][i] = 0;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    simt_barrier(); /* x has been read; sums take its place */
+    SIMT_UNROLL
+    for (int32_t n = 0; n < N_TILES; n++) {
+        SIMT_UNROLL
+        for (int32_t i = 0; i < 4; i++) {
+            const int32_t token = n * 8 + 2 * t + i % 2, of_block = half * 16 + g + i / 2 * 8;
+            all_sums[(split * TOKENS + token) * GEMM_SUM_STRIDE + of_block] = sums[n][i];
+        }
+    }
+    simt_barrier();
+    for (int32_t i = simt_thread(); i < n_tokens * BLOCK_ROWS; i += GEMM_THREADS) {
+        const int32_t at = i / BLOCK_ROWS * GEMM_SUM_STRIDE + i % BLOCK_ROWS;
+        float sum = 0;
+        SIMT_UNROLL
+        for (int32_t from = 0; from < GEMM_SPLITS; from++) {
+            sum += all_sums[from * TOKENS * GEMM_SUM_STRIDE + at];
+        }
+        all_sums[at] = sum; /* nobody else reads this cell */
+    }
+    simt_barrier();
+}
+
+template <int GROUP, int N_TILES, bool INT8, int COLS>
+SIMT_KERNEL(GEMM_THREADS, (gemm_blocks<N_TILES, INT8>()))
+any4_gemm_kernel(struct any4_args args)
+{
+    SIMT_DYNAMIC_SHARED(memory);
+    SIMT_SHARED(uint32_t, is_last, [1]);
+    const struct gemm_rows_plain rows = {args.x, args.x_stride};
     const int32_t n_tile_cols = args.w.n_tile_cols;
     const int32_t n_units = args.w.n_row_blocks * n_tile_cols;
     const int32_t end = stripe_begin(simt_block() + 1, n_units);
@@ -145,108 +287,10 @@ any4_gemm_kernel(struct any4_args args)
         const int32_t row_block = unit / n_tile_cols;
         const int32_t first = unit - row_block * n_tile_cols;
         const int32_t last = end - unit < n_tile_cols - first ? first + end - unit : n_tile_cols;
-        const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g;
-        const struct table_planes planes[2] = {planes_load(args.w, row), planes_load(args.w, row + 8)};
-        gemm_unit<GROUP, INT8> ahead[AHEAD] = {};
-        SIMT_UNROLL
-        for (int32_t i = 0; i < AHEAD; i++) {
-            if (first + split + i * GEMM_SPLITS < last) {
-                ahead[i] = gemm_load<GROUP, INT8>(args.w, row_block, half, first + split + i * GEMM_SPLITS);
-            }
-        }
-        float sums[N_TILES][4] = {};
-        simt_dependency_wait();
-        simt_barrier(); /* the sums before, which lie where x goes, have been read */
-        gemm_stage_x<TOKENS, COLS>(stages, args, first, last, 0);
-        int32_t turn = 0;
-        for (int32_t tile_col = first; tile_col < last; tile_col += GEMM_SPLITS) {
-            gemm_unit<GROUP, INT8> current = ahead[0];
-            const int32_t mine = tile_col + split;
-            if constexpr (AHEAD == 2) {
-                ahead[0] = ahead[1];
-            }
-            if (mine + AHEAD * GEMM_SPLITS < last) {
-                ahead[AHEAD - 1] =
-                    gemm_load<GROUP, INT8>(args.w, row_block, half, mine + AHEAD * GEMM_SPLITS);
-            }
-            if (!INT8 && mine < last) {
-                gemm_load_scales(current, args.w, row_block, half, mine);
-            }
-            float group_sums[N_TILES][4] = {}, x_sums[INT8 ? 1 : N_TILES][4] = {};
-            SIMT_UNROLL
-            for (int32_t part = 0; part < PARTS; part++) {
-                simt_copy_wait<0>();
-                simt_barrier(); /* this stage is there, and everybody has done with the other one */
-                simt_words *other = stages + (turn ^ 1) * layout::PIECES_ALL;
-                const simt_words *stage = stages + turn * layout::PIECES_ALL;
-                if (part + 1 < PARTS) {
-                    gemm_stage_x<TOKENS, COLS>(other, args, tile_col, last, (part + 1) * COLS);
-                } else if (tile_col + GEMM_SPLITS < last) {
-                    gemm_stage_x<TOKENS, COLS>(other, args, tile_col + GEMM_SPLITS, last, 0);
-                }
-                turn ^= 1;
-                if (mine >= last) {
-                    continue;
-                }
-                SIMT_UNROLL
-                for (int32_t word = 0; word < COLS / 32; word++) {
-                    const int32_t jj = part * (COLS / 32) + word;
-                    uint32_t upper[4], lower[4];
-                    decode_run(upper, current.piece[0].word[jj], planes[0]);
-                    decode_run(lower, current.piece[1].word[jj], planes[1]);
-                    const uint32_t a[2][4] = {{upper[0], lower[0], upper[1], lower[1]},
-                                              {upper[2], lower[2], upper[3], lower[3]}};
-                    const bool ends_group = (jj + 1) * 32 % GROUP == 0;
-                    const int32_t group = jj * 32 / GROUP;
-                    SIMT_UNROLL
-                    for (int32_t n = 0; n < N_TILES; n++) {
-                        const simt_words x = simt_load_shared(
-                            stage + gemm_stage_at<TOKENS, COLS>(split, n * 8 + g, word * 4 + t));
-                        simt_mma_bf16(group_sums[n], a[0], x.word);
-                        simt_mma_bf16(group_sums[n], a[1], x.word + 2);
-                        if constexpr (!INT8) { /* sums of x, for the zero points: a product with ones */
-                            const uint32_t ones[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
-                            simt_mma_bf16(x_sums[n], ones, x.word);
-                            simt_mma_bf16(x_sums[n], ones, x.word + 2);
-                        }
-                        if (ends_group) {
-                            SIMT_UNROLL
-                            for (int32_t i = 0; i < 4; i++) {
-                                const float scale = scale_of(current.scales[i / 2], group);
-                                sums[n][i] = fmaf(scale, group_sums[n][i], sums[n][i]);
-                                group_sums[n][i] = 0;
-                                if constexpr (!INT8) {
-                                    sums[n][i] =
-                                        fmaf(zero_of(current.scales[i / 2], group), x_sums[n][i], sums[n][i]);
-                                    x_sums[n][i] = 0;
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        simt_barrier(); /* x has been read; sums take its place */
-        SIMT_UNROLL
-        for (int32_t n = 0; n < N_TILES; n++) {
-            SIMT_UNROLL
-            for (int32_t i = 0; i < 4; i++) {
-                const int32_t token = n * 8 + 2 * t + i % 2, of_block = half * 16 + g + i / 2 * 8;
-                all_sums[(split * TOKENS + token) * GEMM_SUM_STRIDE + of_block] = sums[n][i];
-            }
-        }
-        simt_barrier();
-        for (int32_t i = simt_thread(); i < args.n_tokens * BLOCK_ROWS; i += GEMM_THREADS) {
-            const int32_t at = i / BLOCK_ROWS * GEMM_SUM_STRIDE + i % BLOCK_ROWS;
-            float sum = 0;
-            SIMT_UNROLL
-            for (int32_t from = 0; from < GEMM_SPLITS; from++) {
-                sum += all_sums[from * TOKENS * GEMM_SUM_STRIDE + at];
-            }
-            all_sums[at] = sum; /* nobody else reads this cell */
-        }
-        simt_barrier();
-        segment_finish(args, row_block, n_units, all_sums, GEMM_SUM_STRIDE, is_last);
+        gemm_segment<GROUP, N_TILES, INT8, COLS>(memory, args.w, gemm_range_of(row_block, first, last), rows,
+                                                 args.n_tokens);
+        segment_finish(args, row_block, n_units, reinterpret_cast<const float *>(memory), GEMM_SUM_STRIDE,
+                       is_last);
         unit += last - first;
     }
 }

@@ -38,6 +38,7 @@ struct alignas(16) simt_words {
 #include <cuda_runtime.h>
 
 #define SIMT_DEVICE                          static __device__ __forceinline__
+#define SIMT_DEVICE_MEMBER                   __device__ __forceinline__
 #define SIMT_KERNEL(max_threads, min_blocks) static __global__ void __launch_bounds__(max_threads, min_blocks)
 #define SIMT_UNROLL                          _Pragma("unroll")
 /* An array of a block's shared memory: SIMT_SHARED(float, sums, [8]). */
@@ -160,6 +161,11 @@ SIMT_DEVICE uint32_t simt_shuffle_xor(uint32_t value, int32_t mask)
 SIMT_DEVICE uint32_t simt_ballot(bool predicate)
 {
     return __ballot_sync(0xffffffffu, predicate);
+}
+
+SIMT_DEVICE int32_t simt_popcount(uint32_t bits)
+{
+    return __popc(bits);
 }
 
 /* d += a b, one 16 x 8 tile a warp, k = 16 (32 for int8): fragments as in the PTX ISA, "Matrix Fragments for
@@ -300,6 +306,7 @@ SIMT_DEVICE simt_words simt_load_shared(const simt_words *from)
 /* ---------------------------------------------------------------- the host */
 
 #define SIMT_DEVICE                          static inline
+#define SIMT_DEVICE_MEMBER                   inline
 #define SIMT_KERNEL(max_threads, min_blocks) static void
 #define SIMT_UNROLL
 #define SIMT_SHARED(type, name, extent)                                                                      \
@@ -455,6 +462,11 @@ SIMT_DEVICE uint32_t simt_ballot(bool predicate, SIMT_SITE)
     struct simt_host_shuffle mine = {predicate, 0, 0};
     simt_host_collective(SIMT_HOST_BALLOT, &mine, file, line);
     return mine.out;
+}
+
+SIMT_DEVICE int32_t simt_popcount(uint32_t bits)
+{
+    return __builtin_popcount(bits);
 }
 
 SIMT_DEVICE void simt_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2], SIMT_SITE)
