@@ -93,11 +93,10 @@ struct gemm_rows_plain {
 };
 struct gemm_rows_gathered {
     const uint16_t *x;
-    int64_t stride;
-    const int32_t *rows;
+    const int32_t *begin; /* of each row, in elements */
     SIMT_DEVICE_MEMBER const uint16_t *at(int32_t token) const
     {
-        return x + rows[token] * stride;
+        return x + begin[token];
     }
 };
 

@@ -243,29 +243,31 @@ SIMT_KERNEL(96, 1) shuffles(uint32_t *out)
 {
     const int32_t thread = simt_thread();
     const uint32_t value = (uint32_t)thread * 1000 + 1;
-    uint32_t *mine = out + thread * 4;
+    uint32_t *mine = out + thread * 5;
     mine[0] = simt_shuffle(value, (thread * 5 + 3) % 32);
     mine[1] = simt_shuffle_xor(value, 16);
     mine[2] = simt_shuffle_xor(value, 3);
     mine[3] = simt_ballot(thread % 3 == 0);
+    mine[4] = (uint32_t)simt_popcount(mine[3] << thread % 32);
 }
 
 static void test_shuffles(void)
 {
-    device_array<uint32_t> device(96 * 4);
+    device_array<uint32_t> device(96 * 5);
     CHECK_RUN(simt_launch({"shuffles", 1, 96, 0, nullptr}, shuffles, device.data));
     std::vector<uint32_t> out = device.download();
     for (uint32_t thread = 0; thread < 96; thread++) {
-        uint32_t lane = thread % 32, first = thread - lane, ballot = 0;
+        uint32_t lane = thread % 32, first = thread - lane, ballot = 0, ones = 0;
         for (uint32_t i = 0; i < 32; i++) {
             ballot |= (uint32_t)((first + i) % 3 == 0) << i;
+            ones += i + lane < 32 && (first + i) % 3 == 0;
         }
         const uint32_t expected[] = {(first + (thread * 5 + 3) % 32) * 1000 + 1,
                                      (first + (lane ^ 16)) * 1000 + 1, (first + (lane ^ 3)) * 1000 + 1,
-                                     ballot};
-        for (uint32_t i = 0; i < 4; i++) {
-            CHECK(out[thread * 4 + i] == expected[i], "thread %u, operation %u: %u, expected %u", thread, i,
-                  out[thread * 4 + i], expected[i]);
+                                     ballot, ones};
+        for (uint32_t i = 0; i < 5; i++) {
+            CHECK(out[thread * 5 + i] == expected[i], "thread %u, operation %u: %u, expected %u", thread, i,
+                  out[thread * 5 + i], expected[i]);
         }
     }
 }

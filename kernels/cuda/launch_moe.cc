@@ -1,0 +1,113 @@
+/* Launches of moe.cuh. Compiled by nvcc for the card and by the host's compiler for its runtime. */
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/moe.cuh"
+
+static enum status check_moe(const char *name, int32_t n_experts, int32_t n_used, int32_t n_rows,
+                             struct error *err)
+{
+    if (n_rows < 1 || n_rows > CUDA_MOE_MAX_ROWS || n_experts < 1 || n_experts > CUDA_MOE_MAX_EXPERTS ||
+        n_used < 1 || n_used > CUDA_MOE_MAX_USED || n_used > n_experts) {
+        return error_set(err, STATUS_INVALID,
+                         "%s: %d rows, %d of %d experts, expected at most %d rows, %d of %d experts", name,
+                         n_rows, n_used, n_experts, (int)CUDA_MOE_MAX_ROWS, (int)CUDA_MOE_MAX_USED,
+                         (int)CUDA_MOE_MAX_EXPERTS);
+    }
+    return STATUS_OK;
+}
+
+enum status cuda_moe_route(const struct cuda_moe *moe, const float *logits, int64_t logits_stride,
+                           int32_t n_experts, int32_t n_used, int32_t n_rows, const int32_t *positions,
+                           void *stream, struct error *err)
+{
+    enum status status = check_moe("moe_route", n_experts, n_used, n_rows, err);
+    if (status) {
+        return status;
+    }
+    const struct moe_route_args args = {*moe, logits, logits_stride, n_experts, n_used, n_rows, positions};
+    const struct simt_grid grid = {"moe_route", 1, MOE_THREADS, (size_t)n_rows * (size_t)n_used, stream};
+    return launched(simt_launch(grid, moe_route_kernel, args), grid.name, err);
+}
+
+enum status cuda_moe_combine(float *h, int64_t h_stride, const float *y, int64_t y_stride,
+                             const struct cuda_moe *moe, int32_t n, int32_t n_used, int32_t n_rows,
+                             const int32_t *positions, void *stream, struct error *err)
+{
+    enum status status = check_moe("moe_combine", CUDA_MOE_MAX_EXPERTS, n_used, n_rows, err);
+    const struct simt_grid grid = {"moe_combine", n_rows, MOE_COMBINE_THREADS, 0, stream};
+    return status ? status
+                  : launched(simt_launch(grid, moe_combine_kernel, h, h_stride, y, y_stride, *moe, n, n_used,
+                                         positions),
+                             grid.name, err);
+}
+
+struct grouped_choice {
+    void (*kernel)(struct grouped_args);
+    int32_t shared_bytes;
+};
+
+template <int GROUP, bool INT8, int N_TILES> static grouped_choice grouped_of(void)
+{
+    constexpr int COLS = N_TILES == 8 ? ANY4_TILE_COLS / 2 : ANY4_TILE_COLS;
+    return {any4_grouped_kernel<GROUP, N_TILES, INT8, COLS>, gemm_shared_bytes<N_TILES, COLS>()};
+}
+
+/* slots: that an expert is likely to have at most. The zero points of ANY4_LUT leave registers for 32. */
+template <int GROUP, bool INT8> static grouped_choice grouped_of_slots(int64_t slots)
+{
+    if (slots <= 8) {
+        return grouped_of<GROUP, INT8, 1>();
+    }
+    if (slots <= 16) {
+        return grouped_of<GROUP, INT8, 2>();
+    }
+    if constexpr (INT8) {
+        return slots <= 32 ? grouped_of<GROUP, INT8, 4>() : grouped_of<GROUP, INT8, 8>();
+    } else {
+        return grouped_of<GROUP, INT8, 4>();
+    }
+}
+
+template <bool INT8> static grouped_choice grouped_of_group(int32_t group_size, int64_t slots)
+{
+    switch (group_size) {
+    case 32:
+        return grouped_of_slots<32, INT8>(slots);
+    case 64:
+        return grouped_of_slots<64, INT8>(slots);
+    default:
+        return grouped_of_slots<128, INT8>(slots);
+    }
+}
+
+enum status cuda_any4_grouped(float *y, int64_t y_stride, const struct cuda_any4 *experts,
+                              const struct cuda_any4 *shape, int32_t n_experts, const uint16_t *x,
+                              int64_t x_stride, const int32_t *slot_row, const int32_t *expert_begin,
+                              int32_t max_slots, void *stream, struct error *err)
+{
+    const char *name = "any4_grouped";
+    const int32_t n_padded = shape->n_tile_cols * ANY4_TILE_COLS;
+    const int64_t n_blocks = (int64_t)shape->n_row_blocks * n_experts;
+    const int64_t n_units = (int64_t)shape->n_row_blocks * shape->n_tile_cols;
+    if (n_experts < 1 || n_experts > CUDA_MOE_MAX_EXPERTS || max_slots < 1 || n_blocks > INT32_MAX ||
+        x_stride > INT32_MAX / max_slots || n_units > INT32_MAX / (UNIT_TILES * TILE_PIECES)) {
+        return error_set(err, STATUS_INVALID,
+                         "%s: %d slots, %d experts of %lld tiles of 32 rows are out of range", name,
+                         max_slots, n_experts, (long long)n_units);
+    }
+    if (x_stride < n_padded || x_stride % 8 || (uintptr_t)x % 16 || y_stride < shape->n_rows) {
+        return error_set(err, STATUS_INVALID,
+                         "%s: rows of x are %lld and of y %lld apart, expected a multiple of 8, at least %d, "
+                         "and 16-byte alignment, and at least %d",
+                         name, (long long)x_stride, (long long)y_stride, n_padded, shape->n_rows);
+    }
+    /* Twice an even share: experts that have more take another turn. */
+    const int64_t slots = 2 * (((int64_t)max_slots + n_experts - 1) / n_experts);
+    const grouped_choice choice = shape->kind == ANY4_LUT_INT8
+                                      ? grouped_of_group<true>(shape->group_size, slots)
+                                      : grouped_of_group<false>(shape->group_size, slots);
+    const struct grouped_args args = {*shape, experts,           y,        y_stride,
+                                      x,      (int32_t)x_stride, slot_row, expert_begin};
+    const struct simt_grid grid = {name, (int32_t)n_blocks, GEMM_THREADS, (size_t)choice.shared_bytes,
+                                   stream};
+    return launched(simt_launch(grid, choice.kernel, args), name, err);
+}
