@@ -70,6 +70,45 @@ SIMT_DEVICE gemm_unit<GROUP, INT8> gemm_load(const struct cuda_any4 &w, int32_t 
     return unit;
 }
 
+/* The products of run jj of a tile. x: the piece of token g that the lane meets, the next eight tokens'
+ * pieces PIECES_A_ROW * 8 further. Every kernel whose bits have to agree adds like this. */
+template <int GROUP, int N_TILES, bool INT8, int PIECES_A_ROW>
+SIMT_DEVICE void gemm_word(float sums[N_TILES][4], float group_sums[N_TILES][4], float x_sums[][4],
+                           const gemm_unit<GROUP, INT8> &unit, const struct table_planes planes[2],
+                           int32_t jj, const simt_words *x)
+{
+    uint32_t upper[4], lower[4];
+    decode_run(upper, unit.piece[0].word[jj], planes[0]);
+    decode_run(lower, unit.piece[1].word[jj], planes[1]);
+    const uint32_t a[2][4] = {{upper[0], lower[0], upper[1], lower[1]},
+                              {upper[2], lower[2], upper[3], lower[3]}};
+    const bool ends_group = (jj + 1) * 32 % GROUP == 0;
+    const int32_t group = jj * 32 / GROUP;
+    SIMT_UNROLL
+    for (int32_t n = 0; n < N_TILES; n++) {
+        const simt_words b = simt_load_shared(x + n * 8 * PIECES_A_ROW);
+        simt_mma_bf16(group_sums[n], a[0], b.word);
+        simt_mma_bf16(group_sums[n], a[1], b.word + 2);
+        if constexpr (!INT8) { /* sums of x, for the zero points: a product with ones */
+            const uint32_t ones[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
+            simt_mma_bf16(x_sums[n], ones, b.word);
+            simt_mma_bf16(x_sums[n], ones, b.word + 2);
+        }
+        if (ends_group) {
+            SIMT_UNROLL
+            for (int32_t i = 0; i < 4; i++) {
+                const float scale = scale_of(unit.scales[i / 2], group);
+                sums[n][i] = fmaf(scale, group_sums[n][i], sums[n][i]);
+                group_sums[n][i] = 0;
+                if constexpr (!INT8) {
+                    sums[n][i] = fmaf(zero_of(unit.scales[i / 2], group), x_sums[n][i], sums[n][i]);
+                    x_sums[n][i] = 0;
+                }
+            }
+        }
+    }
+}
+
 /* One stage of x in shared memory: (GEMM_SPLITS, tokens, COLS) bf16, 16-byte pieces of odd tokens with the
  * halves of each 128 bytes exchanged, so that the eight lanes that read at a time meet all banks once. */
 template <int TOKENS, int COLS> struct gemm_stage {
@@ -213,39 +252,9 @@ SIMT_DEVICE void gemm_segment(uint8_t *memory, const struct cuda_any4 &w, const 
             }
             SIMT_UNROLL
             for (int32_t word = 0; word < COLS / 32; word++) {
-                const int32_t jj = part * (COLS / 32) + word;
-                uint32_t upper[4], lower[4];
-                decode_run(upper, current.piece[0].word[jj], planes[0]);
-                decode_run(lower, current.piece[1].word[jj], planes[1]);
-                const uint32_t a[2][4] = {{upper[0], lower[0], upper[1], lower[1]},
-                                          {upper[2], lower[2], upper[3], lower[3]}};
-                const bool ends_group = (jj + 1) * 32 % GROUP == 0;
-                const int32_t group = jj * 32 / GROUP;
-                SIMT_UNROLL
-                for (int32_t n = 0; n < N_TILES; n++) {
-                    const simt_words x =
-                        simt_load_shared(stage + gemm_stage_at<TOKENS, COLS>(split, n * 8 + g, word * 4 + t));
-                    simt_mma_bf16(group_sums[n], a[0], x.word);
-                    simt_mma_bf16(group_sums[n], a[1], x.word + 2);
-                    if constexpr (!INT8) { /* sums of x, for the zero points: a product with ones */
-                        const uint32_t ones[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
-                        simt_mma_bf16(x_sums[n], ones, x.word);
-                        simt_mma_bf16(x_sums[n], ones, x.word + 2);
-                    }
-                    if (ends_group) {
-                        SIMT_UNROLL
-                        for (int32_t i = 0; i < 4; i++) {
-                            const float scale = scale_of(current.scales[i / 2], group);
-                            sums[n][i] = fmaf(scale, group_sums[n][i], sums[n][i]);
-                            group_sums[n][i] = 0;
-                            if constexpr (!INT8) {
-                                sums[n][i] =
-                                    fmaf(zero_of(current.scales[i / 2], group), x_sums[n][i], sums[n][i]);
-                                x_sums[n][i] = 0;
-                            }
-                        }
-                    }
-                }
+                gemm_word<GROUP, N_TILES, INT8, layout::PIECES_A_ROW>(
+                    sums, group_sums, x_sums, current, planes, part * (COLS / 32) + word,
+                    stage + gemm_stage_at<TOKENS, COLS>(split, g, word * 4 + t));
             }
         }
     }
@@ -280,8 +289,8 @@ any4_gemm_kernel(struct any4_args args)
     const struct gemm_rows_plain rows = {args.x, args.x_stride};
     const int32_t n_tile_cols = args.w.n_tile_cols;
     const int32_t n_units = args.w.n_row_blocks * n_tile_cols;
-    const int32_t end = stripe_begin(simt_block() + 1, n_units);
-    int32_t unit = stripe_begin(simt_block(), n_units);
+    const int32_t end = stripe_begin(simt_block() + 1, n_units, simt_n_blocks());
+    int32_t unit = stripe_begin(simt_block(), n_units, simt_n_blocks());
     while (unit < end) {
         const int32_t row_block = unit / n_tile_cols;
         const int32_t first = unit - row_block * n_tile_cols;

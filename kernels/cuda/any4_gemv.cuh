@@ -175,8 +175,8 @@ any4_gemv_kernel(struct any4_args args)
     uint32_t *x = table + PAIR_TABLE_WORDS;
     const int32_t n_tile_cols = args.w.n_tile_cols, x_words = n_tile_cols * ANY4_TILE_COLS / 2;
     const int32_t n_units = args.w.n_row_blocks * n_tile_cols;
-    const int32_t end = stripe_begin(simt_block() + 1, n_units);
-    int32_t unit = stripe_begin(simt_block(), n_units);
+    const int32_t end = stripe_begin(simt_block() + 1, n_units, simt_n_blocks());
+    int32_t unit = stripe_begin(simt_block(), n_units, simt_n_blocks());
     float undo[TOKENS] = {};
     if (unit < end) { /* tables are weights: they need not wait */
         pair_table_fill<F16>(table, args.w, unit / n_tile_cols);

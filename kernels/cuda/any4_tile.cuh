@@ -30,14 +30,14 @@ struct any4_args {
  * shared between neighbours. A segment is what a block has of one row block. Divisions of 64 bits would take
  * longer than a block's first loads: the launch sees to it that 32 are enough for this
  * and for the number of a 16-byte piece. */
-SIMT_DEVICE int32_t stripe_begin(int32_t block, int32_t n_units)
+SIMT_DEVICE int32_t stripe_begin(int32_t block, int32_t n_units, int32_t n_blocks)
 {
-    return block * n_units / simt_n_blocks();
+    return block * n_units / n_blocks;
 }
 
-SIMT_DEVICE int32_t stripe_of(int32_t unit, int32_t n_units)
+SIMT_DEVICE int32_t stripe_of(int32_t unit, int32_t n_units, int32_t n_blocks)
 {
-    return ((unit + 1) * simt_n_blocks() - 1) / n_units;
+    return ((unit + 1) * n_blocks - 1) / n_units;
 }
 
 /* -- scales -- */
@@ -115,12 +115,13 @@ SIMT_DEVICE void segment_finish(const struct any4_args &args, int32_t row_block,
                                 const float *sums, int32_t stride, uint32_t *is_last)
 {
     const struct cuda_any4 &w = args.w;
-    const int32_t first = stripe_of(row_block * w.n_tile_cols, n_units);
-    const int32_t last = stripe_of((row_block + 1) * w.n_tile_cols - 1, n_units);
+    const int32_t first = stripe_of(row_block * w.n_tile_cols, n_units, simt_n_blocks());
+    const int32_t last = stripe_of((row_block + 1) * w.n_tile_cols - 1, n_units, simt_n_blocks());
     const int64_t slot_size = (int64_t)args.n_tokens * BLOCK_ROWS;
     if (first != last) {
-        const int64_t slot = (int64_t)simt_block() * 2 +
-                             (stripe_begin(simt_block(), n_units) / w.n_tile_cols == row_block ? 0 : 1);
+        const int64_t slot =
+            (int64_t)simt_block() * 2 +
+            (stripe_begin(simt_block(), n_units, simt_n_blocks()) / w.n_tile_cols == row_block ? 0 : 1);
         for (int32_t i = simt_thread(); i < args.n_tokens * BLOCK_ROWS; i += simt_n_threads()) {
             args.partials[slot * slot_size + i] = sums[i / BLOCK_ROWS * stride + i % BLOCK_ROWS];
         }
@@ -145,7 +146,8 @@ SIMT_DEVICE void segment_finish(const struct any4_args &args, int32_t row_block,
         }
         for (int32_t block = first; first != last && block <= last; block++) {
             const int64_t slot =
-                block * 2 + (stripe_begin(block, n_units) / w.n_tile_cols == row_block ? 0 : 1);
+                block * 2 +
+                (stripe_begin(block, n_units, simt_n_blocks()) / w.n_tile_cols == row_block ? 0 : 1);
             sum += args.partials[slot * slot_size + i];
         }
         if (out < w.n_rows) {

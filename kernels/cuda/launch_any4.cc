@@ -6,49 +6,11 @@
 
 #include "kernels/cuda/any4_gemm.cuh"
 #include "kernels/cuda/any4_gemv.cuh"
-#include "kernels/cuda/check.h"
-
-static enum status check_linear(const char *name, const struct cuda_linear *args, int32_t max_tokens,
-                                struct error *err)
-{
-    const struct cuda_workspace *workspace = args->workspace;
-    const int32_t n_padded = args->w->n_tile_cols * ANY4_TILE_COLS;
-    if (args->n_tokens < 1 || args->n_tokens > max_tokens) {
-        return error_set(err, STATUS_INVALID, "%s: %d tokens, expected 1 to %d", name, args->n_tokens,
-                         max_tokens);
-    }
-    if (args->x_stride < n_padded || args->x_stride > INT32_MAX / CUDA_MAX_TOKENS_SMALL ||
-        args->x_stride % 8 || (uintptr_t)args->x % 16) {
-        return error_set(
-            err, STATUS_INVALID,
-            "%s: rows of x are %lld apart, expected a multiple of 8, %d to %d, and 16-byte alignment", name,
-            (long long)args->x_stride, n_padded, INT32_MAX / CUDA_MAX_TOKENS_SMALL);
-    }
-    if (args->y_stride < args->w->n_rows) {
-        return error_set(err, STATUS_INVALID, "%s: rows of y are %lld apart, expected at least %d", name,
-                         (long long)args->y_stride, args->w->n_rows);
-    }
-    if (workspace->n_blocks < 1 || workspace->n_counters < args->w->n_row_blocks ||
-        workspace->max_tokens < args->n_tokens) {
-        return error_set(
-            err, STATUS_INVALID,
-            "%s: a workspace for %d blocks, %d counters and %d tokens, expected at least 1, %d and %d", name,
-            workspace->n_blocks, workspace->n_counters, workspace->max_tokens, args->w->n_row_blocks,
-            args->n_tokens);
-    }
-    return STATUS_OK;
-}
+#include "kernels/cuda/check_linear.h"
 
 static enum status linear_launch(const char *name, void (*kernel)(struct any4_args), int32_t n_threads,
                                  size_t shared_bytes, const struct cuda_linear *args, struct error *err)
 {
-    const int64_t n_units = (int64_t)args->w->n_row_blocks * args->w->n_tile_cols;
-    const int64_t most = std::min(n_units, INT32_MAX / n_units - 1); /* 32 bits must do, see any4_tile.cuh */
-    const int32_t n_blocks = (int32_t)std::min<int64_t>(args->workspace->n_blocks, most);
-    if (n_blocks < 1 || n_units > INT32_MAX / (UNIT_TILES * TILE_PIECES)) {
-        return error_set(err, STATUS_INVALID, "%s: a matrix of %lld tiles of 32 rows is too large", name,
-                         (long long)n_units);
-    }
     const struct any4_args kernel_args = {*args->w,
                                           args->y,
                                           args->y_stride,
@@ -57,8 +19,9 @@ static enum status linear_launch(const char *name, void (*kernel)(struct any4_ar
                                           args->n_tokens,
                                           args->workspace->partials,
                                           args->workspace->counters};
-    return launched(simt_launch({name, n_blocks, n_threads, shared_bytes, args->stream}, kernel, kernel_args),
-                    name, err);
+    return launched(
+        simt_launch({name, linear_stripes(args), n_threads, shared_bytes, args->stream}, kernel, kernel_args),
+        name, err);
 }
 
 typedef void any4_kernel(struct any4_args);
@@ -89,6 +52,7 @@ template <int TOKENS> static any4_kernel *gemv_of_group(int32_t group_size, bool
 enum status cuda_any4_gemv(const struct cuda_linear *args, bool exact, struct error *err)
 {
     enum status status = check_linear("any4_gemv", args, CUDA_MAX_TOKENS_GEMV, err);
+    status = status ? status : check_workspace("any4_gemv", args, err);
     if (status) {
         return status;
     }
@@ -148,6 +112,7 @@ static const int32_t LUT_MAX_TOKENS = 32;
 enum status cuda_any4_gemm_small(const struct cuda_linear *args, struct error *err)
 {
     enum status status = check_linear("any4_gemm_small", args, CUDA_MAX_TOKENS_SMALL, err);
+    status = status ? status : check_workspace("any4_gemm_small", args, err);
     const bool int8 = args->w->kind == ANY4_LUT_INT8;
     const int32_t at_a_time = int8 ? (int32_t)CUDA_MAX_TOKENS_SMALL : LUT_MAX_TOKENS;
     for (int32_t begin = 0; begin < args->n_tokens && !status; begin += at_a_time) {

@@ -1,4 +1,5 @@
-/* Products with matrices of every format of quant/any4.h. The conventions are those of launch.h. */
+/* Products with 4-bit matrices and many tokens, and with matrices of every format of quant/any4.h. The
+ * conventions are those of launch.h. */
 #ifndef KERNELS_CUDA_LINEAR_H
 #define KERNELS_CUDA_LINEAR_H
 
@@ -7,6 +8,19 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* -- 4-bit matrices: struct cuda_linear of launch.h -- */
+
+/* Any number of tokens from 1 on, made for many. A token has the bits that cuda_any4_gemm_small gives it with
+ * the same workspace.n_blocks; nothing else of the workspace is used. */
+enum status cuda_any4_prefill(const struct cuda_linear *args, struct error *err);
+
+/* Any number of tokens by the kernel made for it. batch_invariant: a token's bits do not depend on the others
+ * nor on their number; else 1 and 2 tokens take cuda_any4_gemv with sums of f16. The workspace must be for
+ * min(n_tokens, CUDA_MAX_TOKENS_SMALL) tokens. */
+enum status cuda_any4_linear(const struct cuda_linear *args, bool batch_invariant, struct error *err);
+
+/* -- every format -- */
 
 /* A matrix of any kind on the device: weights as stored, or codes in ANY4_LAYOUT_CPU_V1, with columns padded
  * with zeros to C = cuda_padded(n_cols), so that 128 bits of a row can be read anywhere.

@@ -1,0 +1,175 @@
+/* Many tokens: a block takes four row blocks, a warp 16 rows, which it decodes in its registers, for 64
+ * tokens that all its warps read from shared memory. The bits are those of any4_gemm_kernel: sums go in the
+ * order of the columns and are cut where that kernel's blocks and splits cut them. */
+#ifndef KERNELS_CUDA_ANY4_PREFILL_CUH
+#define KERNELS_CUDA_ANY4_PREFILL_CUH
+
+#include "kernels/cuda/any4_gemm.cuh"
+
+enum {
+    PREFILL_WARPS = 8,
+    PREFILL_THREADS = PREFILL_WARPS * SIMT_WARP,
+    PREFILL_ROW_BLOCKS = PREFILL_WARPS / 2,
+    PREFILL_STAGES = 3,
+    PREFILL_PIECES_A_ROW = ANY4_TILE_COLS / 8,
+};
+
+struct prefill_args {
+    struct cuda_any4 w;
+    float *y;
+    int64_t y_stride;
+    const uint16_t *x;
+    int32_t x_stride, n_tokens;
+    int32_t n_stripes; /* the blocks of any4_gemm_kernel */
+};
+
+/* Starts copying one tile's columns of a block's tokens, arranged as in gemm_stage. */
+template <int TOKENS>
+SIMT_DEVICE void prefill_stage_x(simt_words *stage, const uint16_t *x, int32_t x_stride, int32_t n_here)
+{
+    constexpr int32_t ROWS_A_TURN = PREFILL_THREADS / PREFILL_PIECES_A_ROW;
+    const int32_t piece = simt_thread() % PREFILL_PIECES_A_ROW, row = simt_thread() / PREFILL_PIECES_A_ROW;
+    SIMT_UNROLL
+    for (int32_t turn = 0; turn < TOKENS / ROWS_A_TURN; turn++) {
+        const int32_t token = row + turn * ROWS_A_TURN;
+        if (token < n_here) {
+            simt_copy_async(stage + gemm_stage_at<TOKENS, ANY4_TILE_COLS>(0, token, piece),
+                            x + token * x_stride + piece * 8, true);
+        }
+    }
+}
+
+/* Where the sum of a row block is cut: any4_gemm_kernel's segments, and their splits. */
+struct prefill_cuts {
+    int32_t stripe, segment_end, split_length, split_end; /* in tiles of the row block */
+};
+
+SIMT_DEVICE void prefill_next_segment(struct prefill_cuts &cuts, int32_t begin, int32_t first_unit,
+                                      int32_t n_tile_cols, int32_t n_units, int32_t n_stripes)
+{
+    const int32_t end = stripe_begin(cuts.stripe + 1, n_units, n_stripes) - first_unit;
+    cuts.segment_end = end < n_tile_cols ? end : n_tile_cols;
+    cuts.split_length = gemm_range_of(0, begin, cuts.segment_end).length;
+    cuts.split_end = begin;
+}
+
+/* Behind a split: the next one of the segment. */
+SIMT_DEVICE void prefill_next_split(struct prefill_cuts &cuts)
+{
+    const int32_t end = cuts.split_end + cuts.split_length;
+    cuts.split_end = end < cuts.segment_end ? end : cuts.segment_end;
+}
+
+/* Dynamic shared memory: the stages of x, then each thread's totals, PREFILL_THREADS words apart: for three
+ * sets of sums there are not the registers. */
+template <int N_TILES> struct prefill_shared {
+    static constexpr int32_t STAGES = PREFILL_STAGES * 8 * N_TILES * ANY4_TILE_COLS * 2;
+    static constexpr int32_t BYTES = STAGES + N_TILES * 4 * PREFILL_THREADS * 4;
+};
+
+/* Blocks of the same rows follow each other. */
+template <int GROUP, int N_TILES, bool INT8>
+SIMT_KERNEL(PREFILL_THREADS, 1)
+any4_prefill_kernel(struct prefill_args args)
+{
+    constexpr int32_t TOKENS = 8 * N_TILES, STAGE_PIECES = TOKENS * PREFILL_PIECES_A_ROW;
+    SIMT_DYNAMIC_SHARED(memory);
+    simt_words *stages = reinterpret_cast<simt_words *>(memory);
+    const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4, half = simt_warp() % 2;
+    const int32_t n_token_tiles = (args.n_tokens + TOKENS - 1) / TOKENS;
+    const int32_t first_token = simt_block() % n_token_tiles * TOKENS;
+    const int32_t n_here = args.n_tokens - first_token < TOKENS ? args.n_tokens - first_token : TOKENS;
+    const int32_t row_block = simt_block() / n_token_tiles * PREFILL_ROW_BLOCKS + simt_warp() / 2;
+    const int32_t n_tile_cols = args.w.n_tile_cols, n_units = args.w.n_row_blocks * n_tile_cols;
+    const bool works = row_block < args.w.n_row_blocks; /* the others help with x */
+    const uint16_t *x = args.x + (int64_t)first_token * args.x_stride;
+    struct table_planes planes[2] = {};
+    struct prefill_cuts cuts = {};
+    gemm_unit<GROUP, INT8> next = {};
+    const int32_t first_unit = row_block * n_tile_cols;
+    if (works) {
+        const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g;
+        planes[0] = planes_load(args.w, row);
+        planes[1] = planes_load(args.w, row + 8);
+        next = gemm_load<GROUP, INT8>(args.w, row_block, half, 0);
+        cuts.stripe = stripe_of(first_unit, n_units, args.n_stripes);
+        prefill_next_segment(cuts, 0, first_unit, n_tile_cols, n_units, args.n_stripes);
+        prefill_next_split(cuts);
+    }
+    float *totals = reinterpret_cast<float *>(memory + prefill_shared<N_TILES>::STAGES) + simt_thread();
+    float sums[N_TILES][4] = {}, segment[N_TILES][4] = {};
+    SIMT_UNROLL
+    for (int32_t i = 0; i < 4 * N_TILES; i++) {
+        totals[i * PREFILL_THREADS] = 0;
+    }
+    simt_dependency_wait();
+    for (int32_t i = 0; i < PREFILL_STAGES - 1; i++) {
+        if (i < n_tile_cols) {
+            prefill_stage_x<TOKENS>(stages + i * STAGE_PIECES, x + i * ANY4_TILE_COLS, args.x_stride, n_here);
+        }
+        simt_copy_commit();
+    }
+    int32_t at = 0, free_at = PREFILL_STAGES - 1; /* stages: to read, to fill */
+    for (int32_t tile_col = 0; tile_col < n_tile_cols; tile_col++) {
+        simt_copy_wait<PREFILL_STAGES - 2>();
+        simt_barrier(); /* this stage is there, and everybody has done with the one before it */
+        if (tile_col + PREFILL_STAGES - 1 < n_tile_cols) {
+            prefill_stage_x<TOKENS>(stages + free_at * STAGE_PIECES,
+                                    x + (tile_col + PREFILL_STAGES - 1) * ANY4_TILE_COLS, args.x_stride,
+                                    n_here);
+        }
+        simt_copy_commit();
+        const simt_words *stage = stages + at * STAGE_PIECES;
+        free_at = at;
+        at = at + 1 < PREFILL_STAGES ? at + 1 : 0;
+        if (!works) {
+            continue;
+        }
+        gemm_unit<GROUP, INT8> current = next;
+        if (tile_col + 1 < n_tile_cols) {
+            next = gemm_load<GROUP, INT8>(args.w, row_block, half, tile_col + 1);
+        }
+        if constexpr (!INT8) {
+            gemm_load_scales(current, args.w, row_block, half, tile_col);
+        }
+        float group_sums[N_TILES][4] = {}, x_sums[INT8 ? 1 : N_TILES][4] = {};
+        SIMT_UNROLL
+        for (int32_t jj = 0; jj < RUNS; jj++) {
+            gemm_word<GROUP, N_TILES, INT8, PREFILL_PIECES_A_ROW>(
+                sums, group_sums, x_sums, current, planes, jj,
+                stage + gemm_stage_at<TOKENS, ANY4_TILE_COLS>(0, g, jj * 4 + t));
+        }
+        if (tile_col + 1 == cuts.split_end) {
+            SIMT_UNROLL
+            for (int32_t i = 0; i < 4 * N_TILES; i++) {
+                segment[i / 4][i % 4] += sums[i / 4][i % 4];
+                sums[i / 4][i % 4] = 0;
+            }
+            if (tile_col + 1 == cuts.segment_end) {
+                SIMT_UNROLL
+                for (int32_t i = 0; i < 4 * N_TILES; i++) {
+                    totals[i * PREFILL_THREADS] += segment[i / 4][i % 4];
+                    segment[i / 4][i % 4] = 0;
+                }
+                cuts.stripe++;
+                prefill_next_segment(cuts, tile_col + 1, first_unit, n_tile_cols, n_units, args.n_stripes);
+            }
+            prefill_next_split(cuts);
+        }
+    }
+    SIMT_UNROLL
+    for (int32_t n = 0; n < N_TILES; n++) {
+        SIMT_UNROLL
+        for (int32_t i = 0; i < 4; i++) {
+            const int32_t token = n * 8 + 2 * t + i % 2;
+            const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g + i / 2 * 8;
+            if (token < n_here && row < args.w.n_rows) {
+                const float total = totals[(n * 4 + i) * PREFILL_THREADS];
+                args.y[(first_token + token) * args.y_stride + row] =
+                    INT8 ? args.w.row_scales[row] * total : total;
+            }
+        }
+    }
+}
+
+#endif

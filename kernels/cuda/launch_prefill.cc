@@ -1,0 +1,62 @@
+/* Launches of any4_prefill.cuh, and the choice among all kernels over 4-bit matrices. Compiled by nvcc for
+ * the card and by the host's compiler for its runtime. */
+#include "kernels/cuda/linear.h"
+
+#include "kernels/cuda/any4_prefill.cuh"
+#include "kernels/cuda/check_linear.h"
+
+struct prefill_choice {
+    void (*kernel)(struct prefill_args);
+    int32_t n_tokens; /* of a block */
+    int32_t shared_bytes;
+};
+
+/* The zero points of ANY4_LUT take sums of x, which leave registers for half as many tokens. */
+template <int GROUP> static prefill_choice prefill_of(bool int8)
+{
+    return int8 ? prefill_choice{any4_prefill_kernel<GROUP, 8, true>, 64, prefill_shared<8>::BYTES}
+                : prefill_choice{any4_prefill_kernel<GROUP, 4, false>, 32, prefill_shared<4>::BYTES};
+}
+
+static prefill_choice prefill_of_matrix(const struct cuda_any4 *w)
+{
+    const bool int8 = w->kind == ANY4_LUT_INT8;
+    switch (w->group_size) {
+    case 32:
+        return prefill_of<32>(int8);
+    case 64:
+        return prefill_of<64>(int8);
+    default:
+        return prefill_of<128>(int8);
+    }
+}
+
+enum status cuda_any4_prefill(const struct cuda_linear *args, struct error *err)
+{
+    const struct cuda_any4 *w = args->w;
+    enum status status = check_linear("any4_prefill", args, INT32_MAX, err);
+    if (status) {
+        return status;
+    }
+    const prefill_choice choice = prefill_of_matrix(w);
+    const int64_t n_token_tiles = ((int64_t)args->n_tokens + choice.n_tokens - 1) / choice.n_tokens;
+    const int64_t n_row_tiles = ((int64_t)w->n_row_blocks + PREFILL_ROW_BLOCKS - 1) / PREFILL_ROW_BLOCKS;
+    if (n_token_tiles * n_row_tiles > INT32_MAX) {
+        return error_set(err, STATUS_INVALID, "any4_prefill: %d tokens for %d rows are too many",
+                         args->n_tokens, w->n_rows);
+    }
+    const struct prefill_args kernel_args = {
+        *w, args->y, args->y_stride, args->x, (int32_t)args->x_stride, args->n_tokens, linear_stripes(args)};
+    const struct simt_grid grid = {"any4_prefill", (int32_t)(n_token_tiles * n_row_tiles), PREFILL_THREADS,
+                                   (size_t)choice.shared_bytes, args->stream};
+    return launched(simt_launch(grid, choice.kernel, kernel_args), grid.name, err);
+}
+
+enum status cuda_any4_linear(const struct cuda_linear *args, bool batch_invariant, struct error *err)
+{
+    if (!batch_invariant && args->n_tokens <= CUDA_MAX_TOKENS_GEMV) {
+        return cuda_any4_gemv(args, false, err);
+    }
+    return args->n_tokens <= CUDA_MAX_TOKENS_SMALL ? cuda_any4_gemm_small(args, err)
+                                                   : cuda_any4_prefill(args, err);
+}

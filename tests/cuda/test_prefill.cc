@@ -1,0 +1,138 @@
+/* Many tokens at a time must give the bits that few at a time give, for every way to cut a matrix in stripes;
+ * and dense copies of 4-bit matrices. */
+#include <algorithm>
+
+#include "kernels/cuda/linear.h"
+#include "tests/cuda/any4_data.h"
+
+enum way { FEW, PREFILL, CHOOSE, CHOOSE_FAST };
+
+/* y of tokens [begin, begin + n_tokens), the others untouched. */
+static void multiply(std::vector<float> &out, const linear &m, const inputs &in, int32_t begin,
+                     int32_t n_tokens, way how, int32_t n_blocks, uint64_t seed)
+{
+    struct error err = {};
+    const int32_t max_tokens = std::min(n_tokens, (int32_t)CUDA_MAX_TOKENS_SMALL);
+    device_array<uint16_t> x(in.x);
+    device_array<float> y(out);
+    device_array<float> partials(std::vector<float>((size_t)cuda_partials(n_blocks, max_tokens), NAN));
+    device_array<uint32_t> counters(std::vector<uint32_t>((size_t)m.device.n_row_blocks, 0));
+    const struct cuda_workspace workspace = {n_blocks, partials.data, counters.data, m.device.n_row_blocks,
+                                             max_tokens};
+    const struct cuda_linear args = {&m.device,   y.data + begin * in.y_stride,
+                                     in.y_stride, x.data + begin * in.x_stride,
+                                     in.x_stride, n_tokens,
+                                     &workspace,  nullptr};
+    order_seed(seed);
+    enum status status = how == FEW       ? cuda_any4_gemm_small(&args, &err)
+                         : how == PREFILL ? cuda_any4_prefill(&args, &err)
+                                          : cuda_any4_linear(&args, how == CHOOSE, &err);
+    CHECK(!status, "%s", err.message);
+    out = y.download();
+}
+
+static void test(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_t group_size, int32_t n_tokens,
+                 const std::vector<int32_t> &blocks, uint64_t seed)
+{
+    struct rng rng = {seed * 99};
+    const linear m(kind, n_rows, n_cols, group_size, DATA_RANDOM, seed);
+    const inputs in(m, n_tokens, DATA_RANDOM, &rng);
+    for (int32_t n_blocks : blocks) {
+        std::vector<float> few(in.expected.size(), 5), many[2] = {few, few};
+        for (int32_t begin = 0; begin < n_tokens; begin += CUDA_MAX_TOKENS_SMALL) {
+            multiply(few, m, in, begin, std::min(n_tokens - begin, (int32_t)CUDA_MAX_TOKENS_SMALL), FEW,
+                     n_blocks, seed);
+        }
+        for (int32_t turn = 0; turn < 2; turn++) {
+#ifndef __CUDACC__
+            simt_host_loads_reset();
+#endif
+            multiply(many[turn], m, in, 0, n_tokens, PREFILL, n_blocks, seed + (uint64_t)turn);
+#if !defined(SIMT_TSAN) && !defined(__CUDACC__)
+            const struct simt_host_loads loads = simt_host_loads_get();
+            CHECK(loads.loads > 0 && loads.wavefronts == loads.ideal, "prefill: bank conflicts");
+#endif
+            for (int32_t i = 0; i < (int32_t)few.size(); i++) {
+                CHECK(memcmp(&many[turn][(size_t)i], &few[(size_t)i], sizeof(float)) == 0,
+                      "kind %d, %d x %d, group %d, %d blocks, token %d of %d, row %d: %.9g, few at a time "
+                      "%.9g",
+                      (int)kind, n_rows, n_cols, group_size, n_blocks, (int)(i / in.y_stride), n_tokens,
+                      (int)(i % in.y_stride), many[turn][(size_t)i], few[(size_t)i]);
+            }
+        }
+    }
+}
+
+/* A prompt in chunks of any size has the bits that it has in one. */
+static void test_choice(enum any4_kind kind)
+{
+    struct rng rng = {5};
+    const linear m(kind, 40, 384, 64, DATA_RANDOM, 9);
+    const inputs in(m, 70, DATA_RANDOM, &rng);
+    std::vector<float> together(in.expected.size(), 5), chunks = together, fast = together, gemv = together;
+    multiply(together, m, in, 0, 70, CHOOSE, 4, 1);
+    for (int32_t begin = 0; begin < 70;) {
+        static const int32_t sizes[] = {1, 2, 30, 37};
+        const int32_t n = sizes[begin == 0 ? 0 : begin == 1 ? 1 : begin == 3 ? 2 : 3];
+        multiply(chunks, m, in, begin, n, CHOOSE, 4, 2);
+        begin += n;
+    }
+    CHECK(memcmp(together.data(), chunks.data(), chunks.size() * sizeof(float)) == 0,
+          "kind %d: chunks have other bits", (int)kind);
+    multiply(fast, m, in, 0, 2, CHOOSE_FAST, 4, 3);
+    multiply(gemv, m, in, 0, 1, CHOOSE_FAST, 4, 3);
+    for (int32_t row = 0; row < 40; row++) {
+        CHECK(fabs((double)fast[(size_t)row] - together[(size_t)row]) <= 0.1 * (1 + fabs(fast[(size_t)row])),
+              "gemv chosen: row %d is %g, expected about %g", row, fast[(size_t)row], together[(size_t)row]);
+    }
+    CHECK(memcmp(fast.data(), gemv.data(), 40 * sizeof(float)) == 0, "one token of two by gemv");
+    CHECK(kind != ANY4_LUT_INT8 || memcmp(fast.data(), together.data(), 40 * sizeof(float)) != 0,
+          "f16 sums were not chosen");
+}
+
+static void test_refusals(void)
+{
+    struct error err = {};
+    struct rng rng = {1};
+    const linear m(ANY4_LUT_INT8, 8, 128, 32, DATA_RANDOM, 1);
+    const inputs in(m, 1, DATA_RANDOM, &rng);
+    float y[8];
+    struct cuda_workspace workspace = {1, nullptr, nullptr, 0, 0};
+    struct cuda_linear args = {&m.device, y, 8, in.x.data(), in.x_stride, 0, &workspace, nullptr};
+    CHECK(cuda_any4_prefill(&args, &err) == STATUS_INVALID && strstr(err.message, "0 tokens"), "%s",
+          err.message);
+    args.n_tokens = 1;
+    workspace.n_blocks = 0;
+    CHECK(cuda_any4_prefill(&args, &err) == STATUS_INVALID && strstr(err.message, "0 blocks"), "%s",
+          err.message);
+}
+
+int main(int n_arguments, char **arguments)
+{
+    checks_begin(120);
+    kernels_init_cpu(&scalar, 0);
+    test_refusals();
+#ifdef SIMT_TSAN
+    (void)n_arguments;
+    (void)arguments;
+    test(ANY4_LUT_INT8, 33, 700, 32, 66, {3}, 1);
+    test(ANY4_LUT, 40, 256, 128, 33, {1}, 2);
+    test_choice(ANY4_LUT_INT8);
+#else
+    const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 1;
+    for (uint64_t seed = 1; seed <= n_seeds; seed++) {
+        for (enum any4_kind kind : {ANY4_LUT_INT8, ANY4_LUT}) {
+            for (int32_t group_size : {32, 64, 128}) {
+                test(kind, 40, 200, group_size, 65, {1, 1000}, seed);
+                test(kind, 1, 128, group_size, 1, {1}, seed + 1);
+                test(kind, 100, 1408, group_size, 9, {1, 3, 7, 8}, seed + 2);
+            }
+            test(kind, 161, 640, 128, 130, {7}, seed + 3);
+            test(kind, 8, 2560, 32, 3, {2, 3, 4, 6, 9}, seed + 4);
+        }
+    }
+    test_choice(ANY4_LUT_INT8);
+    test_choice(ANY4_LUT);
+#endif
+    return checks_finish("cuda_prefill");
+}
