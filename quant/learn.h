@@ -29,6 +29,16 @@
 
 #include "quant/any4.h"
 
+/* The device's quantizer (kernels/cuda/quantize.cuh) runs these functions, too: compiled with -fmad=false
+ * they give it the bits of the processor. */
+#ifdef __CUDACC__
+#define LEARN_FN       static __device__ __forceinline__
+#define LEARN_CONSTANT static __constant__ const
+#else
+#define LEARN_FN       static inline
+#define LEARN_CONSTANT static const
+#endif
+
 enum {
     LEARN_LANES = 16,
     LEARN_LEVELS = ANY4_MAX_TABLE,
@@ -40,8 +50,14 @@ enum {
     LEARN_MAX_Q = 127, /* of int8 scales and tables */
 };
 
+/* Larger weights are refused before they get here, so that no product of scale and table overflows. */
+#define LEARN_MAX_WEIGHT 1e37f
+
+/* A column that matters less than this beside the most important one still counts so much. */
+#define LEARN_MIN_IMPORTANCE 0x1p-26f
+
 /* Factors on a group's scale that a search round tries beside the scale itself. */
-static const float LEARN_FACTORS[] = {0.82f, 0.88f, 0.94f, 1.06f, 1.12f, 1.18f, -1.0f, -0.93f, -1.07f};
+LEARN_CONSTANT float LEARN_FACTORS[] = {0.82f, 0.88f, 0.94f, 1.06f, 1.12f, 1.18f, -1.0f, -0.93f, -1.07f};
 enum { LEARN_N_FACTORS = sizeof LEARN_FACTORS / sizeof LEARN_FACTORS[0] };
 
 /* Levels in ascending order and the limits between them. A table of fewer than 16 levels repeats its last,
@@ -68,12 +84,12 @@ struct learn_sums {
     float moment[LEARN_LEVELS][LEARN_LANES];
 };
 
-static inline float learn_round(float x) /* |x| < 2^22; halves to even */
+LEARN_FN float learn_round(float x) /* |x| < 2^22; halves to even */
 {
     return (x + 12582912.0f) - 12582912.0f;
 }
 
-static inline void learn_set_limits(struct learn_levels *levels, int32_t n_levels)
+LEARN_FN void learn_set_limits(struct learn_levels *levels, int32_t n_levels)
 {
     for (int32_t k = n_levels; k < LEARN_LEVELS; k++) {
         levels->table[k] = levels->table[n_levels - 1];
@@ -84,7 +100,7 @@ static inline void learn_set_limits(struct learn_levels *levels, int32_t n_level
 }
 
 /* The level nearest to u; a value halfway belongs to the lower one. */
-static inline int32_t learn_nearest(const struct learn_levels *levels, float u)
+LEARN_FN int32_t learn_nearest(const struct learn_levels *levels, float u)
 {
     int32_t k = u > levels->limits[7] ? 8 : 0;
     k += u > levels->limits[k + 3] ? 4 : 0;
@@ -93,47 +109,132 @@ static inline int32_t learn_nearest(const struct learn_levels *levels, float u)
     return k;
 }
 
-static inline float learn_inverse(float scale)
+LEARN_FN float learn_inverse(float scale)
 {
     return scale != 0 ? 1.0f / scale : 0.0f;
 }
 
-/* ---- the steps over a tile: what learn_simd.h replaces ---- */
-
-/* Each lane's weight of largest magnitude, sign included; of two equal ones the positive. */
-static inline void learn_peak_tile(float *scale, const float *w, int32_t group_size)
+/* The power of two that brings a row's largest magnitude into [1, 2), 1 for a row of zeros. Exponents are
+ * kept so that it and its inverse are normal numbers; weights below 2^-126 stay small, which only costs
+ * precision.
+ */
+LEARN_FN float learn_unit(float largest, float *inverse)
 {
-    for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
-        float low = 0, high = 0;
-        for (int32_t j = 0; j < group_size; j++) {
-            float value = w[j * LEARN_LANES + lane];
-            low = low > value ? value : low;
-            high = value > high ? value : high;
-        }
-        scale[lane] = high >= 0.0f - low ? high : low;
+    uint32_t bits, exponent;
+    memcpy(&bits, &largest, sizeof bits);
+    exponent = bits >> 23;
+    exponent = exponent < 1 ? 1 : exponent > 253 ? 253 : exponent;
+    exponent = largest > 0 ? exponent : 127;
+    uint32_t unit_bits = exponent << 23, inverse_bits = (254 - exponent) << 23;
+    float unit;
+    memcpy(&unit, &unit_bits, sizeof unit);
+    memcpy(inverse, &inverse_bits, sizeof inverse_bits);
+    return unit;
+}
+
+/* How much the error of a column counts, from how much it was said to: the most important one of a matrix 1
+ * to 2, by a power of two; without any (largest 0) all alike; none less than LEARN_MIN_IMPORTANCE. */
+LEARN_FN float learn_importance(float value, float largest)
+{
+    double wide = largest, unit;
+    uint64_t bits;
+    memcpy(&bits, &wide, sizeof bits); /* normal in double, whatever it is in float */
+    bits = (2046 - (bits >> 52)) << 52;
+    memcpy(&unit, &bits, sizeof unit);
+    float scaled = largest > 0 ? (float)(value * unit) : 1.0f;
+    return scaled > LEARN_MIN_IMPORTANCE ? scaled : LEARN_MIN_IMPORTANCE;
+}
+
+/* ---- the steps over a lane, whose weights lie LEARN_LANES apart ---- */
+
+/* The weight of largest magnitude, sign included; of two equal ones the positive. */
+LEARN_FN float learn_peak(const float *w, int32_t group_size)
+{
+    float low = 0, high = 0;
+    for (int32_t j = 0; j < group_size; j++) {
+        float value = w[j * LEARN_LANES];
+        low = low > value ? value : low;
+        high = value > high ? value : high;
+    }
+    return high >= 0.0f - low ? high : low;
+}
+
+/* The least squares scale for the levels that are nearest at the scale tried, and its gain (sum m w t)^2 /
+ * sum m t^2, by which the loss falls below sum m w^2. */
+LEARN_FN float learn_try(float *gain, const struct learn_levels *levels, float tried, const float *w,
+                         const float *m, int32_t group_size)
+{
+    float inverse = learn_inverse(tried), wt = 0, tt = 0;
+    for (int32_t j = 0; j < group_size; j++) {
+        float value = w[j * LEARN_LANES];
+        float t = levels->table[learn_nearest(levels, value * inverse)];
+        float mt = m[j * LEARN_LANES] * t;
+        wt = fmaf(mt, value, wt);
+        tt = fmaf(mt, t, tt);
+    }
+    float fitted = tt > 0 ? wt / tt : 0;
+    *gain = wt * fitted;
+    return fitted;
+}
+
+LEARN_FN void learn_assign(uint8_t *codes, const struct learn_levels *levels, float scale, const float *w,
+                           int32_t group_size)
+{
+    float inverse = learn_inverse(scale);
+    for (int32_t j = 0; j < group_size; j++) {
+        codes[j * LEARN_LANES] = (uint8_t)learn_nearest(levels, w[j * LEARN_LANES] * inverse);
     }
 }
 
-/* Replaces each lane's scale by the least squares scale for the best of scale * {1, factors}: best is the
- * largest (sum m w t)^2 / sum m t^2, by which the loss falls below sum m w^2. The first of equals wins. */
-static inline void learn_search_tile(float *scale, const struct learn_levels *levels, const float *w,
-                                     const float *m, int32_t group_size, const float *factors,
-                                     int32_t n_factors)
+/* The int8 scale q for levels in units of the row's scale (w ~ unit * q * level): 0, or one of the three
+ * around the given scale, whichever errs least with its nearest levels; the first of equals wins. A group of
+ * zeros gets 0. */
+LEARN_FN float learn_choose(const struct learn_levels *levels, float scale, float unit, const float *w,
+                            const float *m, int32_t group_size)
+{
+    const float per_unit = learn_inverse(unit), most = LEARN_MAX_Q;
+    float middle = learn_round(scale * per_unit), best_error = 0, best = 0;
+    for (int32_t j = 0; j < group_size; j++) {
+        float value = w[j * LEARN_LANES];
+        best_error += m[j * LEARN_LANES] * value * value;
+    }
+    for (int32_t step = -1; step <= 1; step++) {
+        float tried = middle + (float)step;
+        tried = tried > most ? most : tried < -most ? -most : tried;
+        float s = tried * unit, inverse = learn_inverse(s), error = 0;
+        for (int32_t j = 0; j < group_size; j++) {
+            float value = w[j * LEARN_LANES];
+            float d = s * levels->table[learn_nearest(levels, value * inverse)] - value;
+            error += m[j * LEARN_LANES] * d * d;
+        }
+        if (error < best_error) {
+            best_error = error;
+            best = tried;
+        }
+    }
+    return best;
+}
+
+/* ---- the steps over a tile: what learn_simd.h replaces ---- */
+
+/* Each lane's peak. */
+LEARN_FN void learn_peak_tile(float *scale, const float *w, int32_t group_size)
+{
+    for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
+        scale[lane] = learn_peak(w + lane, group_size);
+    }
+}
+
+/* Replaces each lane's scale by the least squares scale for the best of scale * {1, factors}, the one of
+ * largest gain. The first of equals wins. */
+LEARN_FN void learn_search_tile(float *scale, const struct learn_levels *levels, const float *w,
+                                const float *m, int32_t group_size, const float *factors, int32_t n_factors)
 {
     for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
         float best_gain = -1, best = scale[lane];
         for (int32_t f = -1; f < n_factors; f++) {
-            float tried = f < 0 ? scale[lane] : scale[lane] * factors[f];
-            float inverse = learn_inverse(tried), wt = 0, tt = 0;
-            for (int32_t j = 0; j < group_size; j++) {
-                float value = w[j * LEARN_LANES + lane];
-                float t = levels->table[learn_nearest(levels, value * inverse)];
-                float mt = m[j * LEARN_LANES + lane] * t;
-                wt = fmaf(mt, value, wt);
-                tt = fmaf(mt, t, tt);
-            }
-            float fitted = tt > 0 ? wt / tt : 0;
-            float gain = wt * fitted;
+            float tried = f < 0 ? scale[lane] : scale[lane] * factors[f], gain;
+            float fitted = learn_try(&gain, levels, tried, w + lane, m + lane, group_size);
             if (gain > best_gain) {
                 best_gain = gain;
                 best = fitted;
@@ -143,20 +244,16 @@ static inline void learn_search_tile(float *scale, const struct learn_levels *le
     }
 }
 
-static inline void learn_assign_tile(uint8_t *codes, const struct learn_levels *levels, const float *scale,
-                                     const float *w, int32_t group_size)
+LEARN_FN void learn_assign_tile(uint8_t *codes, const struct learn_levels *levels, const float *scale,
+                                const float *w, int32_t group_size)
 {
     for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
-        float inverse = learn_inverse(scale[lane]);
-        for (int32_t j = 0; j < group_size; j++) {
-            codes[j * LEARN_LANES + lane] =
-                (uint8_t)learn_nearest(levels, w[j * LEARN_LANES + lane] * inverse);
-        }
+        learn_assign(codes + lane, levels, scale[lane], w + lane, group_size);
     }
 }
 
-static inline void learn_sum_tile(struct learn_sums *sums, const uint8_t *codes, const float *scale,
-                                  const float *w, const float *m, int32_t group_size)
+LEARN_FN void learn_sum_tile(struct learn_sums *sums, const uint8_t *codes, const float *scale,
+                             const float *w, const float *m, int32_t group_size)
 {
     for (int32_t j = 0; j < group_size; j++) {
         for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
@@ -168,40 +265,14 @@ static inline void learn_sum_tile(struct learn_sums *sums, const uint8_t *codes,
     }
 }
 
-/* Chooses each lane's int8 scale q for levels in units of the row's scale (w ~ unit * q * level): 0, or one
- * of the three around the given scale, whichever errs least with its nearest levels; the first of equals
- * wins. A group of zeros gets 0. scale in, q and codes out. */
-static inline void learn_choose_tile(float *q, uint8_t *codes, const struct learn_levels *levels,
-                                     const float *scale, float unit, const float *w, const float *m,
-                                     int32_t group_size)
+/* Chooses each lane's int8 scale. scale in, q and codes out. */
+LEARN_FN void learn_choose_tile(float *q, uint8_t *codes, const struct learn_levels *levels,
+                                const float *scale, float unit, const float *w, const float *m,
+                                int32_t group_size)
 {
-    const float per_unit = learn_inverse(unit), most = LEARN_MAX_Q;
     for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
-        float middle = learn_round(scale[lane] * per_unit), best_error = 0, best = 0;
-        for (int32_t j = 0; j < group_size; j++) {
-            float value = w[j * LEARN_LANES + lane];
-            best_error += m[j * LEARN_LANES + lane] * value * value;
-        }
-        for (int32_t step = -1; step <= 1; step++) {
-            float tried = middle + (float)step;
-            tried = tried > most ? most : tried < -most ? -most : tried;
-            float s = tried * unit, inverse = learn_inverse(s), error = 0;
-            for (int32_t j = 0; j < group_size; j++) {
-                float value = w[j * LEARN_LANES + lane];
-                float d = s * levels->table[learn_nearest(levels, value * inverse)] - value;
-                error += m[j * LEARN_LANES + lane] * d * d;
-            }
-            if (error < best_error) {
-                best_error = error;
-                best = tried;
-            }
-        }
-        q[lane] = best;
-        float inverse = learn_inverse(best * unit);
-        for (int32_t j = 0; j < group_size; j++) {
-            codes[j * LEARN_LANES + lane] =
-                (uint8_t)learn_nearest(levels, w[j * LEARN_LANES + lane] * inverse);
-        }
+        q[lane] = learn_choose(levels, scale[lane], unit, w + lane, m + lane, group_size);
+        learn_assign(codes + lane, levels, q[lane] * unit, w + lane, group_size);
     }
 }
 
@@ -211,8 +282,8 @@ static inline void learn_choose_tile(float *q, uint8_t *codes, const struct lear
 typedef void learn_split_fn(float *best, int32_t *start, const float *last, const float *gain, int32_t j,
                             int32_t low, int32_t high);
 
-static inline void learn_split_tile(float *best, int32_t *start, const float *last, const float *gain,
-                                    int32_t j, int32_t low, int32_t high)
+LEARN_FN void learn_split_tile(float *best, int32_t *start, const float *last, const float *gain, int32_t j,
+                               int32_t low, int32_t high)
 {
     for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
         best[lane] = -1;
@@ -235,8 +306,19 @@ struct learn_bin {
     double mass, moment;
 };
 
-/* Weighted histogram of u over [-1, 1] in bins of equal width. */
-static inline void learn_histogram(struct learn_bin bins[LEARN_BINS], const struct learn_row *row)
+/* The bin of u, of LEARN_BINS over [-1, 1]. */
+LEARN_FN int32_t learn_bin_of(float u)
+{
+    /* Before the conversion: an infinity or NaN, of weights whose squares are all 0, has no integer. */
+    float b = (u + 1.0f) * (LEARN_BINS / 2);
+    b = b < LEARN_BINS - 1 ? b : LEARN_BINS - 1;
+    b = b > 0 ? b : 0;
+    return (int32_t)b;
+}
+
+/* Weighted histogram of u in bins of equal width. A bin adds its weights tile by tile, j by j, lane by lane.
+ */
+LEARN_FN void learn_histogram(struct learn_bin bins[LEARN_BINS], const struct learn_row *row)
 {
     memset(bins, 0, LEARN_BINS * sizeof *bins);
     for (int32_t tile = 0; tile < row->n_tiles; tile++) {
@@ -251,10 +333,8 @@ static inline void learn_histogram(struct learn_bin bins[LEARN_BINS], const stru
             int32_t bin[LEARN_LANES];
             float add[LEARN_LANES][2];
             for (int32_t lane = 0; lane < LEARN_LANES; lane++) {
-                int32_t b = (int32_t)((w[lane] * inverse[lane] + 1.0f) * (LEARN_BINS / 2));
                 float ms = m[lane] * scale[lane];
-                b = b < 0 ? 0 : b;
-                bin[lane] = b < LEARN_BINS ? b : LEARN_BINS - 1;
+                bin[lane] = learn_bin_of(w[lane] * inverse[lane]);
                 add[lane][0] = ms * scale[lane];
                 add[lane][1] = ms * w[lane];
             }
@@ -268,7 +348,7 @@ static inline void learn_histogram(struct learn_bin bins[LEARN_BINS], const stru
 }
 
 /* Prefix sums: of bins 0 .. b. */
-static inline void learn_sum_bins(struct learn_bin sums[LEARN_BINS], const struct learn_bin *bins)
+LEARN_FN void learn_sum_bins(struct learn_bin sums[LEARN_BINS], const struct learn_bin *bins)
 {
     struct learn_bin sum = {0, 0};
     for (int32_t b = 0; b < LEARN_BINS; b++) {
@@ -282,8 +362,8 @@ static inline void learn_sum_bins(struct learn_bin sums[LEARN_BINS], const struc
  * mass evenly and half the range, so that neither a dense core nor a long tail is cut coarsely. Returns how
  * many are left.
  */
-static inline int32_t learn_merge_bins(struct learn_bin merged[LEARN_DP_BINS], const struct learn_bin *bins,
-                                       const struct learn_bin *sums)
+LEARN_FN int32_t learn_merge_bins(struct learn_bin merged[LEARN_DP_BINS], const struct learn_bin *bins,
+                                  const struct learn_bin *sums)
 {
     const double total = sums[LEARN_BINS - 1].mass;
     int32_t m = 0, n_filled = 0, last = -1;
@@ -308,30 +388,54 @@ static inline int32_t learn_merge_bins(struct learn_bin merged[LEARN_DP_BINS], c
     return m;
 }
 
+/* Prefix sums of m bins, and the floor under the mass of a run: far below the rounding of a mass, but no 0
+ * where one is lost beside a larger one. masses, moments: (n + 1), n >= m; behind the last bin is nothing. */
+LEARN_FN float learn_sum_merged(double *masses, double *moments, const struct learn_bin *bins, int32_t m,
+                                int32_t n)
+{
+    double mass = 0, moment = 0;
+    masses[0] = moments[0] = 0;
+    for (int32_t j = 0; j < n; j++) {
+        mass += j < m ? bins[j].mass : 0;
+        moment += j < m ? bins[j].moment : 0;
+        masses[j + 1] = mass;
+        moments[j + 1] = moment;
+    }
+    return (float)(mass * 1e-12);
+}
+
+/* moment^2 / mass of bins i .. j, by which the loss falls when they share a level. */
+LEARN_FN float learn_gain(const double *masses, const double *moments, int32_t i, int32_t j, float floor)
+{
+    float q = (float)(masses[j + 1] - masses[i]), d = (float)(moments[j + 1] - moments[i]);
+    return d * d / (q + floor);
+}
+
+/* The mean of bins begin .. end - 1. */
+LEARN_FN float learn_run_mean(const double *masses, const double *moments, const struct learn_bin *bins,
+                              int32_t begin, int32_t end)
+{
+    double q = masses[end] - masses[begin];
+    return (float)(q > 0 ? (moments[end] - moments[begin]) / q : bins[begin].moment / bins[begin].mass);
+}
+
 /* The n_levels means of the best cut of m <= LEARN_DP_BINS bins, mass > 0 each, in runs: exact, by dynamic
  * programming. D_k(j) = max over i of D_{k-1}(i - 1) + gain(i, j), gain = moment^2 / mass of bins i .. j.
  * Where the last run best starts never falls with another run: that bounds the search from below. */
-static inline void learn_partition(float *table, int32_t n_levels, const struct learn_bin *bins, int32_t m,
-                                   learn_split_fn *split)
+LEARN_FN void learn_partition(float *table, int32_t n_levels, const struct learn_bin *bins, int32_t m,
+                              learn_split_fn *split)
 {
     float gain[LEARN_DP_BINS][LEARN_DP_BINS]; /* [i][j] */
     float best[2][LEARN_DP_BINS];             /* [j] */
     int32_t from[LEARN_LEVELS][LEARN_DP_BINS];
     double masses[LEARN_DP_BINS + 1], moments[LEARN_DP_BINS + 1];
     int32_t padded = (m + LEARN_LANES - 1) / LEARN_LANES * LEARN_LANES;
-    masses[0] = moments[0] = 0;
-    for (int32_t j = 0; j < padded; j++) { /* nothing behind the last bin */
-        masses[j + 1] = masses[j] + (j < m ? bins[j].mass : 0);
-        moments[j + 1] = moments[j] + (j < m ? bins[j].moment : 0);
-    }
-    /* Far below the rounding of a mass, but no 0 where one is lost beside a larger one. */
-    const float floor = (float)(masses[m] * 1e-12);
+    const float floor = learn_sum_merged(masses, moments, bins, m, padded);
     for (int32_t i = 0; i < m; i++) {
         int32_t first = i / LEARN_LANES * LEARN_LANES;
         for (int32_t j = first; j < padded; j += LEARN_LANES) {
             for (int32_t lane = j; lane < j + LEARN_LANES; lane++) {
-                float q = (float)(masses[lane + 1] - masses[i]), d = (float)(moments[lane + 1] - moments[i]);
-                gain[i][lane] = d * d / (q + floor);
+                gain[i][lane] = learn_gain(masses, moments, i, lane, floor);
             }
         }
         for (int32_t j = first; j < i; j++) {
@@ -357,32 +461,42 @@ static inline void learn_partition(float *table, int32_t n_levels, const struct 
     int32_t end = m;
     for (int32_t k = n_levels - 1; k >= 0; k--) {
         int32_t begin = from[k][end - 1];
-        double q = masses[end] - masses[begin];
-        table[k] =
-            (float)(q > 0 ? (moments[end] - moments[begin]) / q : bins[begin].moment / bins[begin].mass);
+        table[k] = learn_run_mean(masses, moments, bins, begin, end);
         end = begin;
     }
 }
 
+/* What lies below the limit behind level k: the sum of the bins whose middle does. */
+LEARN_FN struct learn_bin learn_sum_below(const float *table, int32_t n_levels, int32_t k,
+                                          const struct learn_bin *sums)
+{
+    if (k + 1 == n_levels) {
+        return sums[LEARN_BINS - 1];
+    }
+    const struct learn_bin nothing = {0, 0};
+    int32_t end = (int32_t)((0.5f * (table[k] + table[k + 1]) + 1.0f) * (LEARN_BINS / 2) + 0.5f);
+    end = end < LEARN_BINS ? end : LEARN_BINS;
+    return end > 0 ? sums[end - 1] : nothing;
+}
+
+/* The mean of a level between two such sums; a level without weights keeps its value. */
+LEARN_FN float learn_mean_between(struct learn_bin begin, struct learn_bin end, float value)
+{
+    return end.mass > begin.mass ? (float)((end.moment - begin.moment) / (end.mass - begin.mass)) : value;
+}
+
 /* Lloyd's rounds over the histogram, from a table that is nearly the best. */
-static inline void learn_refine_table(float *table, int32_t n_levels, const struct learn_bin *sums)
+LEARN_FN void learn_refine_table(float *table, int32_t n_levels, const struct learn_bin *sums)
 {
     for (int32_t round = 0; round < LEARN_REFINEMENTS; round++) {
         float next[LEARN_LEVELS];
-        double q = 0, d = 0;
+        struct learn_bin begin = {0, 0};
         int32_t changed = 0;
         for (int32_t k = 0; k < n_levels; k++) {
-            double q_end = sums[LEARN_BINS - 1].mass, d_end = sums[LEARN_BINS - 1].moment;
-            if (k + 1 < n_levels) { /* bins whose middle lies below the limit */
-                int32_t end = (int32_t)((0.5f * (table[k] + table[k + 1]) + 1.0f) * (LEARN_BINS / 2) + 0.5f);
-                end = end < LEARN_BINS ? end : LEARN_BINS;
-                q_end = end > 0 ? sums[end - 1].mass : 0;
-                d_end = end > 0 ? sums[end - 1].moment : 0;
-            }
-            next[k] = q_end > q ? (float)((d_end - d) / (q_end - q)) : table[k];
+            struct learn_bin end = learn_sum_below(table, n_levels, k, sums);
+            next[k] = learn_mean_between(begin, end, table[k]);
             changed |= next[k] != table[k];
-            q = q_end;
-            d = d_end;
+            begin = end;
         }
         memcpy(table, next, (size_t)n_levels * sizeof *table);
         if (!changed) {
@@ -394,7 +508,7 @@ static inline void learn_refine_table(float *table, int32_t n_levels, const stru
 /* Writes the row's distinct u in ascending order where the table has room for them all, and returns their
  * number; n_levels + 1 where there are more, which an ordinary row shows within its first few weights. Values
  * no further apart than the rounding of w * (1 / s) takes them are one. */
-static inline int32_t learn_few_values(float values[LEARN_LEVELS], const struct learn_row *row)
+LEARN_FN int32_t learn_few_values(float values[LEARN_LEVELS], const struct learn_row *row)
 {
     const float same = 4.8e-7f; /* 2^-21: |u| <= 1, and four roundings of 2^-24 on each side */
     int32_t n = 0;
@@ -416,46 +530,63 @@ static inline int32_t learn_few_values(float values[LEARN_LEVELS], const struct 
             if (n == row->n_levels) {
                 return n + 1;
             }
-            memmove(values + k + 1, values + k, (size_t)(n - k) * sizeof *values);
+            for (int32_t i = n++; i > k; i--) {
+                values[i] = values[i - 1];
+            }
             values[k] = u;
-            n++;
         }
     }
     return n;
 }
 
+/* n_values <= n_levels distinct values as a table. */
+LEARN_FN void learn_repeat_last(float *table, int32_t n_values, int32_t n_levels)
+{
+    for (int32_t k = n_values; k < n_levels; k++) {
+        table[k] = k > 0 ? table[k - 1] : 0.0f;
+    }
+}
+
+/* m <= n_levels bins as a table. */
+LEARN_FN void learn_table_of_bins(float *table, int32_t n_levels, const struct learn_bin *merged, int32_t m)
+{
+    for (int32_t k = 0; k < n_levels; k++) {
+        int32_t b = k < m ? k : m - 1;
+        table[k] = m ? (float)(merged[b].moment / merged[b].mass) : 0.0f;
+    }
+}
+
+LEARN_FN void learn_ascend(float *table, int32_t n_levels) /* rounding may turn two near means around */
+{
+    for (int32_t k = 1; k < n_levels; k++) {
+        table[k] = table[k] > table[k - 1] ? table[k] : table[k - 1];
+    }
+}
+
 /* A row of few values keeps them all: a bin would make one of those that are nearly equal. */
-static inline void learn_start_table(struct learn_row *row, learn_split_fn *split)
+LEARN_FN void learn_start_table(struct learn_row *row, learn_split_fn *split)
 {
     struct learn_bin bins[LEARN_BINS], sums[LEARN_BINS], merged[LEARN_DP_BINS];
     float *table = row->levels.table;
     int32_t n_values = learn_few_values(table, row);
     if (n_values <= row->n_levels) {
-        for (int32_t k = n_values; k < row->n_levels; k++) {
-            table[k] = k > 0 ? table[k - 1] : 0.0f;
-        }
-        learn_set_limits(&row->levels, row->n_levels);
-        return;
-    }
-    learn_histogram(bins, row);
-    learn_sum_bins(sums, bins);
-    int32_t m = learn_merge_bins(merged, bins, sums);
-    if (m > row->n_levels) {
-        learn_partition(table, row->n_levels, merged, m, split);
-        learn_refine_table(table, row->n_levels, sums);
+        learn_repeat_last(table, n_values, row->n_levels);
     } else {
-        for (int32_t k = 0; k < row->n_levels; k++) {
-            int32_t b = k < m ? k : m - 1;
-            table[k] = m ? (float)(merged[b].moment / merged[b].mass) : 0.0f;
+        learn_histogram(bins, row);
+        learn_sum_bins(sums, bins);
+        int32_t m = learn_merge_bins(merged, bins, sums);
+        if (m > row->n_levels) {
+            learn_partition(table, row->n_levels, merged, m, split);
+            learn_refine_table(table, row->n_levels, sums);
+        } else {
+            learn_table_of_bins(table, row->n_levels, merged, m);
         }
-    }
-    for (int32_t k = 1; k < row->n_levels; k++) { /* rounding may turn two near means around */
-        table[k] = table[k] > table[k - 1] ? table[k] : table[k - 1];
+        learn_ascend(table, row->n_levels);
     }
     learn_set_limits(&row->levels, row->n_levels);
 }
 
-static inline float learn_sum_lanes(const float lanes[LEARN_LANES])
+LEARN_FN float learn_sum_lanes(const float lanes[LEARN_LANES])
 {
     float sum[LEARN_LANES];
     memcpy(sum, lanes, sizeof sum);
@@ -467,24 +598,49 @@ static inline float learn_sum_lanes(const float lanes[LEARN_LANES])
     return sum[0];
 }
 
+/* A table that was fitted level by level never falls. */
+LEARN_FN void learn_keep_order(float *table, int32_t n_levels)
+{
+    for (int32_t k = 1; k < n_levels; k++) {
+        if (table[k] < table[k - 1]) {
+            table[k] = table[k - 1];
+        }
+    }
+}
+
 /* The table for given codes and scales; a level without weights keeps its value. */
-static inline void learn_fit_table(struct learn_row *row, const struct learn_sums *sums)
+LEARN_FN void learn_fit_table(struct learn_row *row, const struct learn_sums *sums)
 {
     float *table = row->levels.table;
     for (int32_t k = 0; k < row->n_levels; k++) {
         float mass = learn_sum_lanes(sums->mass[k]);
-        if (mass > 0) {
-            table[k] = learn_sum_lanes(sums->moment[k]) / mass;
-        }
-        if (k > 0 && table[k] < table[k - 1]) {
-            table[k] = table[k - 1];
-        }
+        table[k] = mass > 0 ? learn_sum_lanes(sums->moment[k]) / mass : table[k];
     }
+    learn_keep_order(table, row->n_levels);
     learn_set_limits(&row->levels, row->n_levels);
 }
 
+/* The table as int8 in units of its largest magnitude, and the levels as the kernels will read them. Returns
+ * that magnitude. */
+LEARN_FN float learn_round_table(int8_t *table, struct learn_levels *levels, int32_t n_levels)
+{
+    float largest = 0;
+    for (int32_t k = 0; k < n_levels; k++) {
+        float magnitude = levels->table[k] < 0 ? -levels->table[k] : levels->table[k];
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    float inverse = learn_inverse(largest);
+    for (int32_t k = 0; k < n_levels; k++) {
+        float level = learn_round(levels->table[k] * inverse * LEARN_MAX_Q);
+        table[k] = (int8_t)level;
+        levels->table[k] = level;
+    }
+    learn_set_limits(levels, n_levels);
+    return largest;
+}
+
 /* The objective with the nearest level for every weight, in double. */
-static inline double learn_loss(const struct learn_row *row)
+LEARN_FN double learn_loss(const struct learn_row *row)
 {
     double loss = 0;
     for (int64_t at = 0; at < (int64_t)row->n_tiles * row->group_size * LEARN_LANES; at++) {

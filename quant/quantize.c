@@ -18,9 +18,6 @@ enum { ALIGNMENT = 64, ROWS_AT_ONCE = 4, N_SUMS = 4 };
 /* The seed of any4-paper's k-means++ start where none is given: every row draws the same sequence. */
 static const uint64_t PAPER_SEED = 2507;
 
-/* A column that matters less than this beside the most important one still counts so much. */
-static const float MIN_IMPORTANCE = 0x1p-26f;
-
 struct method {
     const char *name;
     enum any4_kind kind;
@@ -212,15 +209,15 @@ struct job {
     double (*sums)[N_SUMS]; /* (n_rows) */
 };
 
-/* Column of the first weight that is NaN, Inf or beyond ROW_MAX_WEIGHT; -1 if there is none. */
+/* Column of the first weight that is NaN, Inf or beyond LEARN_MAX_WEIGHT; -1 if there is none. */
 static int32_t find_bad_weight(const float *w, int32_t n)
 {
     int32_t bad = 0;
     for (int32_t j = 0; j < n; j++) {
-        bad += !(fabsf(w[j]) <= ROW_MAX_WEIGHT);
+        bad += !(fabsf(w[j]) <= LEARN_MAX_WEIGHT);
     }
     for (int32_t j = 0; bad && j < n; j++) {
-        if (!(fabsf(w[j]) <= ROW_MAX_WEIGHT)) {
+        if (!(fabsf(w[j]) <= LEARN_MAX_WEIGHT)) {
             return j;
         }
     }
@@ -337,13 +334,8 @@ static void prepare_importance(struct job *job, const struct quant_moments *mome
         job->importance[j] = value;
         largest = value > largest ? value : largest;
     }
-    int exponent;
-    frexpf(largest, &exponent);
-    const double unit =
-        largest > 0 ? ldexp(1, 1 - exponent) : 0; /* in double: rounded once, as ldexpf does */
     for (int32_t j = 0; j < m->n_cols; j++) {
-        float value = largest > 0 ? (float)(job->importance[j] * unit) : 1;
-        job->importance[j] = value > MIN_IMPORTANCE ? value : MIN_IMPORTANCE;
+        job->importance[j] = learn_importance(job->importance[j], largest);
     }
     size_t n_tiled = row_tile_columns(m->n_cols, m->group_size);
     memset(job->importance_tiles, 0, n_tiled * sizeof(float));
@@ -376,7 +368,7 @@ static enum status check_weights(const struct job *job, int32_t n_threads, struc
     if (isfinite(first->bad_weight)) {
         return error_set(err, STATUS_QUANTIZE,
                          "row %d, column %d: weight %g is beyond %g, what the quantized formats can scale",
-                         first->bad_row, first->bad_col, (double)first->bad_weight, (double)ROW_MAX_WEIGHT);
+                         first->bad_row, first->bad_col, (double)first->bad_weight, (double)LEARN_MAX_WEIGHT);
     }
     return error_set(err, STATUS_QUANTIZE, "row %d, column %d: weight is %s, expected a finite number",
                      first->bad_row, first->bad_col, isnan(first->bad_weight) ? "NaN" : "infinite");

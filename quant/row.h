@@ -18,10 +18,7 @@ enum {
     ROW_DIGITS = 1 << ROW_DIGIT_BITS,
 };
 
-/* Larger weights are refused before they get here, so that no product of scale and table overflows. */
-#define ROW_MAX_WEIGHT 1e37f
-
-/* w: (n_cols), finite, |w| <= ROW_MAX_WEIGHT. codes: (n_cols), one a byte. The other outputs are one row of
+/* w: (n_cols), finite, |w| <= LEARN_MAX_WEIGHT. codes: (n_cols), one a byte. The other outputs are one row of
  * the arrays of struct any4_matrix; NULL where the method has none. */
 struct quant_row {
     const float *w;

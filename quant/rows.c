@@ -29,26 +29,6 @@ static const float MX4_TABLE[ROW_LEVELS] = {-6, -4,   -3, -2,   -1.5f, -1, -0.5f
 
 /* ---- learned tables ---- */
 
-/* The power of two that brings the row's largest weight into [1, 2), 1 for a row of zeros. Exponents are kept
- * so that it and its inverse are normal numbers; weights below 2^-126 stay small, which only costs precision.
- */
-static float unit_of(const float *w, int32_t n, float *inverse)
-{
-    float min, max;
-    row_range(&min, &max, w, n);
-    float largest = max > -min ? max : -min;
-    uint32_t bits, exponent;
-    memcpy(&bits, &largest, sizeof bits);
-    exponent = bits >> 23;
-    exponent = exponent < 1 ? 1 : exponent > 253 ? 253 : exponent;
-    exponent = largest > 0 ? exponent : 127;
-    uint32_t unit_bits = exponent << 23, inverse_bits = (254 - exponent) << 23;
-    float unit;
-    memcpy(&unit, &unit_bits, sizeof unit);
-    memcpy(inverse, &inverse_bits, sizeof inverse_bits);
-    return unit;
-}
-
 static void fill_tile(float *tile, const struct quant_row *row, int32_t first, float factor)
 {
 #ifdef __AVX2__
@@ -73,24 +53,6 @@ static void fill_tile(float *tile, const struct quant_row *row, int32_t first, f
     }
 }
 
-/* The table as int8 in units of its largest magnitude, and the levels as the kernels will read them. */
-static float round_table(struct learn_row *r, int8_t *table)
-{
-    float largest = 0;
-    for (int32_t k = 0; k < r->n_levels; k++) {
-        float magnitude = r->levels.table[k] < 0 ? -r->levels.table[k] : r->levels.table[k];
-        largest = magnitude > largest ? magnitude : largest;
-    }
-    float inverse = learn_inverse(largest);
-    for (int32_t k = 0; k < r->n_levels; k++) {
-        float level = learn_round(r->levels.table[k] * inverse * LEARN_MAX_Q);
-        table[k] = (int8_t)level;
-        r->levels.table[k] = level;
-    }
-    learn_set_limits(&r->levels, r->n_levels);
-    return largest;
-}
-
 /* A tile's codes to their places in the row. */
 static void store_codes(const struct quant_row *row, int32_t tile, const uint8_t *codes)
 {
@@ -113,7 +75,9 @@ static void store_codes(const struct quant_row *row, int32_t tile, const uint8_t
 
 static void quantize_learned(const struct quant_row *row, struct row_scratch *s)
 {
-    float inverse, unit = unit_of(row->w, row->n_cols, &inverse);
+    float min, max, inverse;
+    row_range(&min, &max, row->w, row->n_cols);
+    const float unit = learn_unit(max > -min ? max : -min, &inverse);
     struct learn_row r = {
         .w = s->tiles,
         .m = row->importance_tiles,
@@ -155,7 +119,7 @@ static void quantize_learned(const struct quant_row *row, struct row_scratch *s)
     }
 
     /* From here on levels are integers, and scales are in their units. */
-    float level_unit = round_table(&r, row->table) / LEARN_MAX_Q, largest = 0;
+    float level_unit = learn_round_table(row->table, &r.levels, r.n_levels) / LEARN_MAX_Q, largest = 0;
     for (int32_t g = 0; g < r.n_tiles * LEARN_LANES; g++) {
         r.scale[g] *= level_unit;
         float magnitude = r.scale[g] < 0 ? -r.scale[g] : r.scale[g];
