@@ -147,6 +147,12 @@ SIMT_DEVICE uint32_t simt_atomic_max(uint32_t *at, uint32_t value)
     return atomicMax(at, value);
 }
 
+SIMT_DEVICE uint64_t simt_atomic_min(uint64_t *at, uint64_t value)
+{
+    static_assert(sizeof(unsigned long long) == sizeof(uint64_t), "CUDA's type for it");
+    return atomicMin(reinterpret_cast<unsigned long long *>(at), (unsigned long long)value);
+}
+
 /* -- warp operations -- */
 SIMT_DEVICE uint32_t simt_shuffle(uint32_t value, int32_t lane)
 {
@@ -202,6 +208,12 @@ SIMT_DEVICE uint32_t simt_prmt(uint32_t low, uint32_t high, uint32_t selector)
     uint32_t out;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(low), "r"(high), "r"(selector));
     return out;
+}
+
+/* Place of the lowest bit that is set; bits is not 0. */
+SIMT_DEVICE int32_t simt_lowest_bit(uint32_t bits)
+{
+    return __ffs((int)bits) - 1;
 }
 
 /* (a & b) | c in one instruction. */
@@ -443,6 +455,15 @@ SIMT_DEVICE uint32_t simt_atomic_max(uint32_t *at, uint32_t value)
     return old;
 }
 
+SIMT_DEVICE uint64_t simt_atomic_min(uint64_t *at, uint64_t value)
+{
+    uint64_t old = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (old > value &&
+           !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+    return old;
+}
+
 SIMT_DEVICE uint32_t simt_shuffle(uint32_t value, int32_t lane, SIMT_SITE)
 {
     struct simt_host_shuffle mine = {value, 0, lane};
@@ -490,6 +511,11 @@ SIMT_DEVICE void simt_mma_s8(int32_t d[4], const uint32_t a[4], const uint32_t b
 SIMT_DEVICE uint32_t simt_prmt(uint32_t low, uint32_t high, uint32_t selector)
 {
     return simt_host_prmt(low, high, selector);
+}
+
+SIMT_DEVICE int32_t simt_lowest_bit(uint32_t bits)
+{
+    return __builtin_ctz(bits);
 }
 
 SIMT_DEVICE uint32_t simt_and_or(uint32_t a, uint32_t b, uint32_t c)

@@ -243,17 +243,18 @@ SIMT_KERNEL(96, 1) shuffles(uint32_t *out)
 {
     const int32_t thread = simt_thread();
     const uint32_t value = (uint32_t)thread * 1000 + 1;
-    uint32_t *mine = out + thread * 5;
+    uint32_t *mine = out + thread * 6;
     mine[0] = simt_shuffle(value, (thread * 5 + 3) % 32);
     mine[1] = simt_shuffle_xor(value, 16);
     mine[2] = simt_shuffle_xor(value, 3);
     mine[3] = simt_ballot(thread % 3 == 0);
     mine[4] = (uint32_t)simt_popcount(mine[3] << thread % 32);
+    mine[5] = (uint32_t)simt_lowest_bit(0xa0000000u >> thread % 30);
 }
 
 static void test_shuffles(void)
 {
-    device_array<uint32_t> device(96 * 5);
+    device_array<uint32_t> device(96 * 6);
     CHECK_RUN(simt_launch({"shuffles", 1, 96, 0, nullptr}, shuffles, device.data));
     std::vector<uint32_t> out = device.download();
     for (uint32_t thread = 0; thread < 96; thread++) {
@@ -264,10 +265,10 @@ static void test_shuffles(void)
         }
         const uint32_t expected[] = {(first + (thread * 5 + 3) % 32) * 1000 + 1,
                                      (first + (lane ^ 16)) * 1000 + 1, (first + (lane ^ 3)) * 1000 + 1,
-                                     ballot, ones};
-        for (uint32_t i = 0; i < 5; i++) {
-            CHECK(out[thread * 5 + i] == expected[i], "thread %u, operation %u: %u, expected %u", thread, i,
-                  out[thread * 5 + i], expected[i]);
+                                     ballot, ones, 29 - thread % 30};
+        for (uint32_t i = 0; i < 6; i++) {
+            CHECK(out[thread * 6 + i] == expected[i], "thread %u, operation %u: %u, expected %u", thread, i,
+                  out[thread * 6 + i], expected[i]);
         }
     }
 }
@@ -315,13 +316,15 @@ static void test_copies(void)
 }
 
 /* Sums over blocks by the last one to finish, in the order of the blocks. */
-SIMT_KERNEL(64, 1) last_block(float *sum, float *parts, uint32_t *counter, uint32_t *largest)
+SIMT_KERNEL(64, 1)
+last_block(float *sum, float *parts, uint32_t *counter, uint32_t *largest, uint64_t *smallest)
 {
     SIMT_SHARED(uint32_t, before, [1]);
     SIMT_SHARED(float, values, [64]);
     const int32_t thread = simt_thread();
     values[thread] = (float)(simt_block() * 64 + thread);
     simt_atomic_max(largest, (uint32_t)(simt_block() * 64 + thread));
+    simt_atomic_min(smallest, (uint64_t)(simt_block() * 64 + thread + 3) << 32 | 5);
     simt_barrier();
     if (thread == 0) {
         float part = 0;
@@ -349,8 +352,10 @@ static void test_last_block(void)
 {
     device_array<float> sum(1), parts(7);
     device_array<uint32_t> counters(std::vector<uint32_t>{0, 0});
+    device_array<uint64_t> smallest(std::vector<uint64_t>{UINT64_MAX});
     CHECK_RUN(simt_launch({"last_block", 7, 64, 0, nullptr}, last_block, sum.data, parts.data, counters.data,
-                          counters.data + 1));
+                          counters.data + 1, smallest.data));
+    CHECK(smallest.download()[0] == (3ull << 32 | 5), "%llx", (unsigned long long)smallest.download()[0]);
     CHECK(sum.download()[0] == 447.0f * 448 / 2, "%g", sum.download()[0]);
     CHECK(counters.download()[0] == 0 && counters.download()[1] == 447, "%u", counters.download()[1]);
 }
