@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Compiles one CUDA source for every card and refuses kernels that spill registers or need a stack frame.
 
-    nvcc.py NVCC SOURCE ROOT OBJECT REPORT ARCH...     OBJECT is a fat binary; REPORT gets a line a kernel and card
+    nvcc.py NVCC SOURCE ROOT OBJECT REPORT DEPENDENCIES ARCH... [-FLAG...]
+
+OBJECT is a fat binary; REPORT gets a line a kernel and card, DEPENDENCIES a Makefile rule; flags go to nvcc.
 """
 import re
 import shutil
@@ -31,9 +33,11 @@ def kernels(text):
 
 
 def main():
-    nvcc, source, root, out, report, *cards = sys.argv[1:]
+    nvcc, source, root, out, report, dependencies, *rest = sys.argv[1:]
+    cards = [argument for argument in rest if not argument.startswith('-')]
+    flags = [argument for argument in rest if argument.startswith('-')]
     command = [nvcc, '-std=c++17', '-O3', '-x', 'cu', '-I', root, '-Xptxas', '-v', '-Xcompiler', '-Wall,-Wextra',
-               '-t', '2', '-c', source, '-o', out]
+               '-t', '2', '-MD', '-MF', dependencies, '-c', source, '-o', out, *flags]
     for card in cards:
         command.append(f'-gencode=arch=compute_{card},code=sm_{card}')
     command.append(f'-gencode=arch=compute_{cards[-1]},code=compute_{cards[-1]}')  # for cards to come

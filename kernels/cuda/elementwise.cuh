@@ -6,6 +6,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/simt.h"
+#include "kernels/cuda/stored.cuh"
 
 enum { ELEMENTWISE_THREADS = 256 };
 
@@ -60,16 +61,6 @@ axpy_kernel(float *h, int64_t h_stride, const float *y, int64_t y_stride, float 
     for (int32_t i = simt_thread(); i < n; i += simt_n_threads()) {
         h[token * h_stride + i] += a * y[token * y_stride + i];
     }
-}
-
-/* One half, by way of a pair. */
-SIMT_DEVICE float stored_value(const void *values, enum any4_kind kind, int64_t at)
-{
-    if (kind == ANY4_F32) {
-        return static_cast<const float *>(values)[at];
-    }
-    const uint32_t half = static_cast<const uint16_t *>(values)[at];
-    return kind == ANY4_F16 ? simt_f16_low(half) : simt_bf16_low(half);
 }
 
 SIMT_KERNEL(ELEMENTWISE_THREADS, 1)
