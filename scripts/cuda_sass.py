@@ -43,7 +43,7 @@ def main():
     rows = []
     for part in text.split('Function : ')[1:]:
         name = subprocess.run(['c++filt', part.split('\n')[0].strip()], capture_output=True, text=True, check=True)
-        short = name.stdout.split('(any4_args')[0].replace('void ', '').strip()
+        short = re.split(r'\((?:any4|prefill|grouped)_args', name.stdout)[0].replace('void ', '').strip()
         weights = 128 if 'gemv' in short else 64
         loop = inner_loop(instructions(part))
         if loop:

@@ -125,17 +125,17 @@ template <int TOKENS, int COLS> SIMT_DEVICE int32_t gemm_stage_at(int32_t split,
 struct gemm_rows_plain {
     const uint16_t *x;
     int32_t stride; /* 32 bits reach all tokens of a launch */
-    SIMT_DEVICE_MEMBER const uint16_t *at(int32_t token) const
+    SIMT_DEVICE_MEMBER const uint16_t *at(int32_t token, int32_t col) const
     {
-        return x + token * stride;
+        return x + (token * stride + col);
     }
 };
 struct gemm_rows_gathered {
     const uint16_t *x;
     const int32_t *begin; /* of each row, in elements */
-    SIMT_DEVICE_MEMBER const uint16_t *at(int32_t token) const
+    SIMT_DEVICE_MEMBER const uint16_t *at(int32_t token, int32_t col) const
     {
-        return x + begin[token];
+        return x + (begin[token] + col);
     }
 };
 
@@ -164,15 +164,15 @@ SIMT_DEVICE void gemm_stage_x(simt_words *stage, const ROWS &rows, int32_t n_tok
                   "whole rows");
     const int32_t piece = simt_thread() % PIECES_A_ROW, row = simt_thread() / PIECES_A_ROW;
     simt_words *to = stage + gemm_stage_at<TOKENS, COLS>(0, row, piece);
+    const int32_t tile = range.first + row / TOKENS * range.length + step;
     SIMT_UNROLL
     for (int32_t turn = 0; turn < TURNS; turn++) {
         /* row + turn * ROWS_A_TURN is split * TOKENS + token */
         const int32_t token = row % TOKENS + turn * ROWS_A_TURN % TOKENS;
-        const int32_t split = row / TOKENS + turn * ROWS_A_TURN / TOKENS;
-        const int32_t tile_col = range.first + split * range.length + step;
+        const int32_t tile_col = tile + turn * ROWS_A_TURN / TOKENS * range.length;
         if (token < n_tokens && tile_col < range.last) {
             simt_copy_async(to + turn * GEMM_THREADS,
-                            rows.at(token) + tile_col * ANY4_TILE_COLS + col + piece * 8, true);
+                            rows.at(token, tile_col * ANY4_TILE_COLS + col + piece * 8), true);
         }
     }
     simt_copy_commit();
