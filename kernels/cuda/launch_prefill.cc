@@ -1,7 +1,8 @@
-/* Launches of any4_prefill.cuh, and the choice among all kernels over 4-bit matrices. Compiled by nvcc for
- * the card and by the host's compiler for its runtime. */
+/* Launches of any4_prefill.cuh and any4_dequantize.cuh, and the choice among all kernels over 4-bit matrices.
+ * Compiled by nvcc for the card and by the host's compiler for its runtime. */
 #include "kernels/cuda/linear.h"
 
+#include "kernels/cuda/any4_dequantize.cuh"
 #include "kernels/cuda/any4_prefill.cuh"
 #include "kernels/cuda/check_linear.h"
 
@@ -59,4 +60,38 @@ enum status cuda_any4_linear(const struct cuda_linear *args, bool batch_invarian
     }
     return args->n_tokens <= CUDA_MAX_TOKENS_SMALL ? cuda_any4_gemm_small(args, err)
                                                    : cuda_any4_prefill(args, err);
+}
+
+typedef void dequantize_kernel(uint16_t *, int64_t, struct cuda_any4);
+
+template <bool INT8> static dequantize_kernel *dequantize_of(int32_t group_size)
+{
+    return group_size == 32   ? any4_dequantize_kernel<32, INT8>
+           : group_size == 64 ? any4_dequantize_kernel<64, INT8>
+                              : any4_dequantize_kernel<128, INT8>;
+}
+
+enum status cuda_any4_dequantize(uint16_t *out, int64_t stride, const struct cuda_any4 *w, void *stream,
+                                 struct error *err)
+{
+    const int64_t n_tiles = (int64_t)w->n_row_blocks * UNIT_TILES * w->n_tile_cols;
+    const int64_t n_padded = (int64_t)w->n_tile_cols * ANY4_TILE_COLS;
+    if (stride < n_padded || stride % 8 || (uintptr_t)out % 16) {
+        return error_set(err, STATUS_INVALID,
+                         "any4_dequantize: rows %lld apart, expected a multiple of 8, at least %lld, and "
+                         "16-byte alignment",
+                         (long long)stride, (long long)n_padded);
+    }
+    if (n_tiles > INT32_MAX / TILE_PIECES) {
+        return error_set(err, STATUS_INVALID, "any4_dequantize: a matrix of %lld tiles is too large",
+                         (long long)n_tiles);
+    }
+    const struct simt_grid grid = {"any4_dequantize",
+                                   (int32_t)((n_tiles + DEQUANTIZE_WARPS - 1) / DEQUANTIZE_WARPS),
+                                   DEQUANTIZE_THREADS, 0, stream};
+    return launched(simt_launch(grid,
+                                w->kind == ANY4_LUT_INT8 ? dequantize_of<true>(w->group_size)
+                                                         : dequantize_of<false>(w->group_size),
+                                out, stride, *w),
+                    grid.name, err);
 }

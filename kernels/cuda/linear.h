@@ -20,6 +20,11 @@ enum status cuda_any4_prefill(const struct cuda_linear *args, struct error *err)
  * min(n_tokens, CUDA_MAX_TOKENS_SMALL) tokens. */
 enum status cuda_any4_linear(const struct cuda_linear *args, bool batch_invariant, struct error *err);
 
+/* out[row][col] = bf16(w[row][col]) for the matrix's rows, zeros from n_cols to whole tiles; rows `stride`
+ * elements apart, 16-byte aligned. */
+enum status cuda_any4_dequantize(uint16_t *out, int64_t stride, const struct cuda_any4 *w, void *stream,
+                                 struct error *err);
+
 /* -- every format -- */
 
 /* A matrix of any kind on the device: weights as stored, or codes in ANY4_LAYOUT_CPU_V1, with columns padded

@@ -2,6 +2,7 @@
  * and dense copies of 4-bit matrices. */
 #include <algorithm>
 
+#include "kernels/cuda/cublas.h"
 #include "kernels/cuda/linear.h"
 #include "tests/cuda/any4_data.h"
 
@@ -90,6 +91,71 @@ static void test_choice(enum any4_kind kind)
           "f16 sums were not chosen");
 }
 
+/* Every weight is its definition's value, rounded to f32 and then to bf16; the padding is 0. */
+static void test_dequantize(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_t group_size,
+                            uint64_t seed)
+{
+    struct error err = {};
+    const linear m(kind, n_rows, n_cols, group_size, DATA_RANDOM, seed);
+    const int32_t n_padded = cuda_padded(n_cols), stride = n_padded + 8;
+    device_array<uint16_t> out(std::vector<uint16_t>((size_t)(n_rows * stride), 0x7fc0));
+    CHECK(!cuda_any4_dequantize(out.data, stride, &m.device, nullptr, &err), "%s", err.message);
+    const std::vector<uint16_t> found = out.download();
+    for (int32_t row = 0; row < n_rows; row++) {
+        for (int32_t col = 0; col < stride; col++) {
+            const uint16_t expected = col >= n_padded ? 0x7fc0
+                                      : col >= n_cols
+                                          ? 0
+                                          : bf16_from_f32((float)m.host.dense[(size_t)(row * n_cols + col)]);
+            const uint16_t value = found[(size_t)(row * stride + col)];
+            const bool zeros = !((value | expected) & 0x7fff); /* of either sign */
+            CHECK(value == expected || zeros, "kind %d, group %d, weight %d %d: %04x, expected %04x",
+                  (int)kind, group_size, row, col, value, expected);
+        }
+    }
+    CHECK(cuda_any4_dequantize(out.data, n_padded - 8, &m.device, nullptr, &err) == STATUS_INVALID, "%s",
+          err.message);
+}
+
+/* cuBLASLt over the dense copy. Without a card: it is not there, and says so. */
+static void test_cublas(void)
+{
+    struct error err = {};
+    struct cublas *cublas = nullptr;
+    device_array<uint8_t> workspace(4 << 20);
+    enum status status = cublas_open(&cublas, workspace.data, workspace.n, &err);
+    if (status) {
+        CHECK(!cublas && (status == STATUS_UNAVAILABLE || status == STATUS_DEVICE) && err.message[0],
+              "cublas_open: status %d", (int)status);
+        fprintf(stderr, "cuBLASLt left out: %s\n", err.message);
+        cublas_close(cublas);
+        return;
+    }
+#ifdef __CUDACC__
+    struct rng rng = {4};
+    const linear m(ANY4_LUT_INT8, 40, 256, 32, DATA_RANDOM, 3);
+    const inputs in(m, 9, DATA_RANDOM, &rng);
+    device_array<uint16_t> dense((size_t)40 * 256), x(in.x);
+    device_array<float> y(in.expected.size());
+    CHECK(!cuda_any4_dequantize(dense.data, 256, &m.device, nullptr, &err), "%s", err.message);
+    CHECK(!cublas_linear(cublas, y.data, in.y_stride, dense.data, 256, x.data, in.x_stride, 40, 256, 9,
+                         nullptr, &err),
+          "%s", err.message);
+    const std::vector<float> found = y.download();
+    for (int32_t i = 0; i < 9 * 40; i++) {
+        const int32_t token = i / 40, row = i % 40;
+        double sum = 0;
+        for (int32_t col = 0; col < 256; col++) {
+            sum += m.magnitude(row, col) * fabs((double)in.values[(size_t)(token * 256 + col)]);
+        }
+        const size_t at = (size_t)(token * in.y_stride + row);
+        CHECK(close_to(found[at], in.expected[at], (0x1p-9 + 300 * UNIT_ROUNDOFF) * sum),
+              "cublas, token %d, row %d: %g, expected %g", token, row, found[at], in.expected[at]);
+    }
+#endif
+    cublas_close(cublas);
+}
+
 static void test_refusals(void)
 {
     struct error err = {};
@@ -112,12 +178,14 @@ int main(int n_arguments, char **arguments)
     checks_begin(120);
     kernels_init_cpu(&scalar, 0);
     test_refusals();
+    test_cublas();
 #ifdef SIMT_TSAN
     (void)n_arguments;
     (void)arguments;
     test(ANY4_LUT_INT8, 33, 700, 32, 66, {3}, 1);
     test(ANY4_LUT, 40, 256, 128, 33, {1}, 2);
     test_choice(ANY4_LUT_INT8);
+    test_dequantize(ANY4_LUT_INT8, 33, 200, 32, 1);
 #else
     const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 1;
     for (uint64_t seed = 1; seed <= n_seeds; seed++) {
@@ -133,6 +201,10 @@ int main(int n_arguments, char **arguments)
     }
     test_choice(ANY4_LUT_INT8);
     test_choice(ANY4_LUT);
+    for (int32_t group_size : {32, 64, 128}) {
+        test_dequantize(ANY4_LUT_INT8, 33, 200, group_size, 1);
+        test_dequantize(ANY4_LUT, 40, 256, group_size, 2);
+    }
 #endif
     return checks_finish("cuda_prefill");
 }
