@@ -129,6 +129,7 @@ struct runtime {
     bool failed;
     char message[MESSAGE_BYTES];
     struct simt_host_loads loads;
+    bool copy_early;
     int32_t time_limit;
     volatile sig_atomic_t quiet_seconds;
     void *scheduler_tsan;
@@ -528,15 +529,28 @@ void exchange(enum simt_host_op op, struct simt_host_shuffle *const lanes[SIMT_W
     }
 }
 
+/* Word i of lane 4 g + t comes from rows 2 t and 2 t + 1 of matrix i, whose rows lanes 8 i ... 8 i + 7 point
+ * to. */
+void exchange_rows(struct simt_host_rows *const lanes[SIMT_WARP])
+{
+    for (int lane = 0; lane < SIMT_WARP; lane++) {
+        for (int i = 0; i < 8; i++) {
+            lanes[lane]->rows[i] = lanes[i / 2 * 8 + lane % 4 * 2 + i % 2]->row;
+        }
+    }
+}
+
 void collective_run(enum simt_host_op op, const fiber *first)
 {
     void *lanes[SIMT_WARP];
     struct simt_host_mma *products[SIMT_WARP];
     struct simt_host_shuffle *exchanges[SIMT_WARP];
+    struct simt_host_rows *rows[SIMT_WARP];
     for (int lane = 0; lane < SIMT_WARP; lane++) {
         lanes[lane] = first[lane].lane_arguments;
         products[lane] = (struct simt_host_mma *)lanes[lane];
         exchanges[lane] = (struct simt_host_shuffle *)lanes[lane];
+        rows[lane] = (struct simt_host_rows *)lanes[lane];
     }
     switch (op) {
     case SIMT_HOST_MMA_BF16:
@@ -547,6 +561,9 @@ void collective_run(enum simt_host_op op, const fiber *first)
         break;
     case SIMT_HOST_MMA_S8:
         mma8(products);
+        break;
+    case SIMT_HOST_ROWS:
+        exchange_rows(rows);
         break;
     default:
         exchange(op, exchanges);
@@ -788,6 +805,11 @@ void simt_host_time_limit(int32_t seconds)
     setitimer(ITIMER_REAL, &every, nullptr);
 }
 
+void simt_host_copy_early(bool early)
+{
+    rt.copy_early = early;
+}
+
 struct simt_host_loads simt_host_loads_get(void)
 {
     return rt.loads;
@@ -879,7 +901,8 @@ void simt_host_warp_barrier(const char *file, int line)
 /* Values pass through the lanes' argument blocks; memory is not ordered, as on the card. */
 void simt_host_collective(enum simt_host_op op, void *lane_arguments, const char *file, int line)
 {
-    static const char *const names[] = {"shuffle", "shuffle_xor", "ballot", "mma_bf16", "mma_f16", "mma_s8"};
+    static const char *const names[] = {"shuffle", "shuffle_xor", "ballot",       "mma_bf16",
+                                        "mma_f16", "mma_s8",      "load_matrices"};
     site where = {names[op], file, line};
     int32_t first;
     struct warp *warp = own_warp(where, &first);
@@ -903,7 +926,7 @@ void simt_host_fence(void)
     sync_release(&rt.fence_sync);
 }
 
-void simt_host_copy_queue(void *to, const void *from, const char *file, int line)
+bool simt_host_copy_queue(void *to, const void *from, const char *file, int line)
 {
     fiber *self = rt.running;
     if ((uintptr_t)to % 16 || (uintptr_t)from % 16) {
@@ -917,6 +940,7 @@ void simt_host_copy_queue(void *to, const void *from, const char *file, int line
         fail("more than %d asynchronous copies under way (%s:%d)", MAX_COPIES, file, line);
     }
     self->copies.push_back({{to, from}, self->group});
+    return rt.copy_early;
 }
 
 void simt_host_copy_commit(void)

@@ -41,6 +41,8 @@ struct alignas(16) simt_words {
 #define SIMT_DEVICE_MEMBER                   __device__ __forceinline__
 #define SIMT_KERNEL(max_threads, min_blocks) static __global__ void __launch_bounds__(max_threads, min_blocks)
 #define SIMT_UNROLL                          _Pragma("unroll")
+#define SIMT_UNROLL_BY(n)                    SIMT_PRAGMA(unroll n)
+#define SIMT_PRAGMA(text)                    _Pragma(#text)
 /* An array of a block's shared memory: SIMT_SHARED(float, sums, [8]). */
 #define SIMT_SHARED(type, name, extent) __shared__ __align__(128) type name extent
 #define SIMT_DYNAMIC_SHARED(name)                                                                            \
@@ -234,6 +236,13 @@ SIMT_DEVICE float simt_bits_float(uint32_t bits)
     return __uint_as_float(bits);
 }
 
+/* a * b rounded by itself: compilers make of a product and a sum one operation where they see both, which two
+ * kernels that must agree bit for bit cannot leave to them. */
+SIMT_DEVICE float simt_product(float a, float b)
+{
+    return __fmul_rn(a, b);
+}
+
 SIMT_DEVICE uint32_t simt_f16_pair(float low, float high)
 {
     uint32_t out;
@@ -314,6 +323,19 @@ SIMT_DEVICE simt_words simt_load_shared(const simt_words *from)
     return {{value.x, value.y, value.z, value.w}};
 }
 
+/* Four 8 x 8 matrices of 16-bit elements, transposed: row r of matrix i are the 16 bytes of shared memory
+ * that lane 8 i + r points to; word i of lane 4 g + t is elements (2 t, g) and (2 t + 1, g) of matrix i. Two
+ * of them are a B fragment of m16n8k16 whose k runs down the rows. */
+SIMT_DEVICE simt_words simt_load_matrices(const simt_words *row)
+{
+    simt_words out;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out.word[0]), "=r"(out.word[1]), "=r"(out.word[2]), "=r"(out.word[3])
+                 : "r"((uint32_t)__cvta_generic_to_shared(row))
+                 : "memory");
+    return out;
+}
+
 #else
 /* ---------------------------------------------------------------- the host */
 
@@ -321,6 +343,7 @@ SIMT_DEVICE simt_words simt_load_shared(const simt_words *from)
 #define SIMT_DEVICE_MEMBER                   inline
 #define SIMT_KERNEL(max_threads, min_blocks) static void
 #define SIMT_UNROLL
+#define SIMT_UNROLL_BY(n)
 #define SIMT_SHARED(type, name, extent)                                                                      \
     static const char name##_key = 0;                                                                        \
     using name##_type = type extent;                                                                         \
@@ -336,6 +359,9 @@ void simt_host_seed(uint64_t seed);
 /* A kernel that runs longer than this between two points of synchronisation ends the process with a message;
  * 0: never. */
 void simt_host_time_limit(int32_t seconds);
+/* Copies of simt_copy_async are made when a wait demands them. With `early` they are made at once as well, as
+ * a card may: who still reads what stood there before then reads what comes. */
+void simt_host_copy_early(bool early);
 /* Reads of shared memory through simt_load_shared since the last reset: how many of a warp's reads, how many
  * wavefronts (passes over the banks) they took and how many they would take without conflicts. */
 struct simt_host_loads {
@@ -362,6 +388,9 @@ struct simt_host_mma {
     void *d;
     const uint32_t *a, *b;
 };
+struct simt_host_rows {
+    const simt_words *row, *rows[8]; /* this lane's; those of which it gets elements, two a matrix */
+};
 enum simt_host_op {
     SIMT_HOST_SHUFFLE,
     SIMT_HOST_SHUFFLE_XOR,
@@ -369,6 +398,7 @@ enum simt_host_op {
     SIMT_HOST_MMA_BF16,
     SIMT_HOST_MMA_F16,
     SIMT_HOST_MMA_S8,
+    SIMT_HOST_ROWS,
 };
 
 const char *simt_host_run(const struct simt_grid *grid, void (*body)(void *context), void *context);
@@ -378,7 +408,8 @@ void simt_host_barrier(const char *file, int line);
 void simt_host_warp_barrier(const char *file, int line);
 void simt_host_collective(enum simt_host_op op, void *lane_arguments, const char *file, int line);
 void simt_host_fence(void);
-void simt_host_copy_queue(void *to, const void *from, const char *file, int line);
+/* True: to be made now, too. */
+bool simt_host_copy_queue(void *to, const void *from, const char *file, int line);
 void simt_host_copy_commit(void);
 /* The next copy that a wait for all but n_groups makes; false when it is done. */
 bool simt_host_copy_next(int32_t n_groups, struct simt_host_copy *out);
@@ -537,6 +568,12 @@ SIMT_DEVICE float simt_bits_float(uint32_t bits)
     return value;
 }
 
+SIMT_DEVICE float simt_product(float a, float b)
+{
+    const volatile float rounded = a * b;
+    return rounded;
+}
+
 SIMT_DEVICE uint32_t simt_f16_pair(float low, float high)
 {
     return simt_host_f16_pair(low, high);
@@ -562,9 +599,19 @@ SIMT_DEVICE uint32_t simt_f16_pair_fma(uint32_t a, uint32_t b, uint32_t c)
     return simt_host_f16_pair_fma(a, b, c);
 }
 
+/* The copying happens here, in the kernel's own translation unit, so that sanitizers see it. */
+SIMT_DEVICE void simt_copy_make(const struct simt_host_copy &copy)
+{
+    simt_words *to = static_cast<simt_words *>(copy.to);
+    *to = copy.from ? *static_cast<const simt_words *>(copy.from) : simt_words{};
+}
+
 SIMT_DEVICE void simt_copy_async(void *shared, const void *from, bool valid, SIMT_SITE)
 {
-    simt_host_copy_queue(shared, valid ? from : nullptr, file, line);
+    const struct simt_host_copy copy = {shared, valid ? from : nullptr};
+    if (simt_host_copy_queue(copy.to, copy.from, file, line)) {
+        simt_copy_make(copy);
+    }
 }
 
 SIMT_DEVICE void simt_copy_commit(void)
@@ -572,13 +619,11 @@ SIMT_DEVICE void simt_copy_commit(void)
     simt_host_copy_commit();
 }
 
-/* The copying happens here, in the kernel's own translation unit, so that sanitizers see it. */
 template <int N_GROUPS> SIMT_DEVICE void simt_copy_wait(void)
 {
     struct simt_host_copy copy;
     while (simt_host_copy_next(N_GROUPS, &copy)) {
-        simt_words *to = static_cast<simt_words *>(copy.to);
-        *to = copy.from ? *static_cast<const simt_words *>(copy.from) : simt_words{};
+        simt_copy_make(copy);
     }
 }
 
@@ -602,6 +647,21 @@ SIMT_DEVICE simt_words simt_load_shared(const simt_words *from, SIMT_SITE)
 {
     simt_host_load(from, 16, file, line);
     return *from;
+}
+
+/* Each lane reads for itself, so that sanitizers see who read what. */
+SIMT_DEVICE simt_words simt_load_matrices(const simt_words *row, SIMT_SITE)
+{
+    struct simt_host_rows mine = {row, {}};
+    simt_host_load(row, 16, file, line);
+    simt_host_collective(SIMT_HOST_ROWS, &mine, file, line);
+    simt_words out;
+    const int32_t g = simt_host_ids.thread % SIMT_WARP / 4;
+    for (int32_t i = 0; i < 4; i++) {
+        const uint32_t low = mine.rows[2 * i]->word[g / 2] >> 16 * (g % 2) & 0xffff;
+        out.word[i] = low | mine.rows[2 * i + 1]->word[g / 2] >> 16 * (g % 2) << 16;
+    }
+    return out;
 }
 #endif
 

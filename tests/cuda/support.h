@@ -53,13 +53,15 @@ static inline void checks_begin(int32_t time_limit_seconds)
 #endif
 }
 
-/* The order of threads and blocks; the card has its own. */
+/* The order of threads and blocks, and with odd seeds asynchronous copies as early as they may be; the card
+ * has its own. */
 static inline void order_seed(uint64_t seed)
 {
 #ifdef __CUDACC__
     (void)seed;
 #else
     simt_host_seed(seed);
+    simt_host_copy_early(seed % 2);
 #endif
 }
 

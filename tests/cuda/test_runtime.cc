@@ -56,6 +56,42 @@ SIMT_KERNEL(32, 1) product8(int32_t *d, const uint8_t *a, const uint8_t *b, cons
     }
 }
 
+/* Rows in any order, the words of the four transposed matrices lane by lane. */
+SIMT_KERNEL(32, 1) load_matrices(uint32_t *out, const uint32_t *values)
+{
+    SIMT_SHARED(simt_words, rows, [32]);
+    const int32_t lane = simt_lane();
+    for (int32_t i = 0; i < 4; i++) {
+        rows[lane].word[i] = values[lane * 4 + i];
+    }
+    simt_warp_barrier();
+    const simt_words words = simt_load_matrices(rows + (lane * 5 + 3) % 32);
+    for (int32_t i = 0; i < 4; i++) {
+        out[lane * 4 + i] = words.word[i];
+    }
+}
+
+static void test_matrices(void)
+{
+    std::vector<uint32_t> values(128);
+    for (uint32_t i = 0; i < 128; i++) { /* element e is e */
+        values[i] = 2 * i | (2 * i + 1) << 16;
+    }
+    device_array<uint32_t> in(values), out(128);
+    order_seed(3);
+    CHECK_RUN(simt_launch({"load_matrices", 1, 32, 0, nullptr}, load_matrices, out.data, in.data));
+    const std::vector<uint32_t> words = out.download();
+    for (uint32_t lane = 0; lane < 32; lane++) {
+        for (uint32_t i = 0; i < 4; i++) {
+            const uint32_t column = lane / 4, row = 8 * i + lane % 4 * 2;
+            const uint32_t low = (row * 5 + 3) % 32 * 8 + column,
+                           high = ((row + 1) * 5 + 3) % 32 * 8 + column;
+            CHECK(words[lane * 4 + i] == (low | high << 16), "lane %u, matrix %u: %08x", lane, i,
+                  words[lane * 4 + i]);
+        }
+    }
+}
+
 static void test_product16(bool bf16)
 {
     /* Small integers, no two rows or columns alike, exact in every order of additions. */
@@ -361,6 +397,33 @@ static void test_last_block(void)
 }
 
 #ifndef __CUDACC__
+/* What a thread finds where a copy goes, before and after it has waited. */
+SIMT_KERNEL(32, 1) early_copy(uint32_t *out, const simt_words *from)
+{
+    SIMT_SHARED(simt_words, words, [1]);
+    if (simt_thread() == 0) {
+        words[0].word[0] = 7;
+        simt_copy_async(words, from, true);
+        simt_copy_commit();
+        out[0] = words[0].word[0];
+        simt_copy_wait<0>();
+        out[1] = words[0].word[0];
+    }
+}
+
+static void test_early_copies(void)
+{
+    const simt_words from = {{9, 9, 9, 9}};
+    for (bool early : {true, false}) {
+        uint32_t out[2] = {};
+        simt_host_copy_early(early);
+        CHECK_RUN(simt_launch({"early_copy", 1, 32, 0, nullptr}, early_copy, out, &from));
+        CHECK(out[0] == (early ? 9u : 7u) && out[1] == 9, "early %d: %u, then %u", early, out[0], out[1]);
+    }
+}
+#endif
+
+#ifndef __CUDACC__
 /* Shared memory, static and dynamic, is NaN at the start of every block, also behind a block that wrote it.
  */
 SIMT_KERNEL(32, 1) poison(uint32_t *n_numbers)
@@ -455,6 +518,7 @@ int main(void)
 {
     checks_begin(60);
 #ifndef __CUDACC__
+    test_early_copies();
     test_poison();
     test_order();
     test_conflicts();
@@ -463,6 +527,7 @@ int main(void)
     test_product16(true);
     test_product16(false);
     test_product8();
+    test_matrices();
     test_prmt();
     test_pairs();
     test_shuffles();
