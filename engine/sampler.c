@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/random.h"
+
 struct candidate {
     float logit;
     int32_t id;
@@ -50,24 +52,9 @@ void sampler_close(struct sampler *sampler)
     }
 }
 
-/* A 64-bit finaliser in the manner of SplitMix64 (Steele, Lea and Flood, 2014): every input bit reaches every
- * output bit. */
-static uint64_t mix64(uint64_t x)
-{
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9u;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 double sampler_uniform(uint64_t seed, uint64_t position)
 {
-    /* Seeds that differ by one must give unrelated streams (choice i uses seed + i): mix the seed alone
-     * first. */
-    uint64_t key = mix64(seed + 0x9e3779b97f4a7c15u);
-    uint64_t bits = mix64(mix64(key ^ (position * 0xd1342543de82ef95u + 1)) + key);
-    return (double)(bits >> 11) * 0x1p-53;
+    return random_uniform(seed, position);
 }
 
 /* Better: higher logit, ties to the lower id. */
