@@ -15,7 +15,8 @@ enum {
     SAMPLE_MAX_THREADS = 512,
     SAMPLE_BATCH = 512, /* candidates that are sorted at a time */
     SAMPLE_BINS = 2048, /* of a digit of 11 bits */
-    SAMPLE_LEVELS = 5,  /* digits of 11, 11 and 10 bits of the logit and twice 11 bits of the id */
+    SAMPLE_LOADS = 16, /* logits that a thread loads at a time: a pass waits for memory and for little else */
+    SAMPLE_LEVELS = 5, /* digits of 11, 11 and 10 bits of the logit and twice 11 bits of the id */
 };
 
 /* Shared memory of a block. */
@@ -52,18 +53,47 @@ SIMT_DEVICE int32_t sample_key_id(uint64_t key)
     return (int32_t) ~(uint32_t)key;
 }
 
-/* The key of a token at the row's temperature; 0 for NaN and -infinity, which are no candidates. */
-SIMT_DEVICE uint64_t sample_key_of(const sample_logits &row, int32_t id)
+/* Logits begin, begin + step, ...; NaN, which is no candidate, from `end` on. */
+struct sample_loads {
+    float logit[SAMPLE_LOADS];
+};
+
+SIMT_DEVICE sample_loads sample_load(const sample_logits &row, int32_t begin, int32_t step, int32_t end)
 {
-    const float logit = row.logits[id];
+    sample_loads loads;
+    SIMT_UNROLL
+    for (int32_t i = 0; i < SAMPLE_LOADS; i++) {
+        loads.logit[i] = begin + i * step < end ? row.logits[begin + i * step] : NAN;
+    }
+    return loads;
+}
+
+/* The key of a token at the row's temperature; 0 for NaN and -infinity, which are no candidates. */
+SIMT_DEVICE uint64_t sample_key_of(const sample_logits &row, float logit, int32_t id)
+{
     return logit > -INFINITY ? sample_key(simt_product(logit, row.inverse), id) : 0;
 }
 
 /* In f32: 2e-7 of the sum at most, and fast on every card. */
-SIMT_DEVICE double sample_weight(const sample_logits &row, int32_t id, double floor)
+SIMT_DEVICE double sample_weight(const sample_logits &row, float logit, double floor)
 {
-    const float logit = row.logits[id], value = simt_product(logit, row.inverse);
+    const float value = simt_product(logit, row.inverse);
     return logit > -INFINITY && (double)value >= floor ? (double)expf(value - row.max) : 0.0;
+}
+
+/* The sum of weights of begin, begin + step, ... below end. */
+SIMT_DEVICE double sample_sum(const sample_logits &row, int32_t begin, int32_t step, int32_t end,
+                              double floor)
+{
+    double sum = 0;
+    for (int32_t at = begin; at < end; at += SAMPLE_LOADS * step) {
+        const sample_loads loads = sample_load(row, at, step, end);
+        SIMT_UNROLL
+        for (int32_t i = 0; i < SAMPLE_LOADS; i++) {
+            sum += sample_weight(row, loads.logit[i], floor);
+        }
+    }
+    return sum;
 }
 
 SIMT_DEVICE double sample_shuffle(double value, int32_t lane)
@@ -128,11 +158,15 @@ SIMT_DEVICE uint64_t sample_select(const sample_logits &row, uint64_t upper, uin
             shared.bins[i] = 0;
         }
         simt_barrier();
-        for (int32_t id = simt_thread(); id < row.n; id += simt_n_threads()) {
-            const uint64_t key = sample_key_of(row, id);
-            if (key && key < upper && (level == 0 || key >> shifts[level] == prefix)) {
-                simt_atomic_add(&shared.bins[mask - ((uint32_t)(key >> shift) & mask)],
-                                1); /* the best first */
+        for (int32_t at = simt_thread(); at < row.n; at += SAMPLE_LOADS * simt_n_threads()) {
+            const sample_loads loads = sample_load(row, at, simt_n_threads(), row.n);
+            SIMT_UNROLL
+            for (int32_t i = 0; i < SAMPLE_LOADS; i++) {
+                const uint64_t key = sample_key_of(row, loads.logit[i], at + i * simt_n_threads());
+                if (key && key < upper && (level == 0 || key >> shifts[level] == prefix)) {
+                    const uint32_t digit = (uint32_t)(key >> shift) & mask;
+                    simt_atomic_add(&shared.bins[mask - digit], 1); /* the best first */
+                }
             }
         }
         simt_barrier();
@@ -177,10 +211,14 @@ SIMT_DEVICE int32_t sample_gather(const sample_logits &row, uint64_t lower, uint
         shared.n_found = 0;
     }
     simt_barrier();
-    for (int32_t id = simt_thread(); id < row.n; id += simt_n_threads()) {
-        const uint64_t key = sample_key_of(row, id);
-        if (key && key >= lower && key < upper) {
-            shared.found[simt_atomic_add(&shared.n_found, 1)] = key; /* in any order */
+    for (int32_t at = simt_thread(); at < row.n; at += SAMPLE_LOADS * simt_n_threads()) {
+        const sample_loads loads = sample_load(row, at, simt_n_threads(), row.n);
+        SIMT_UNROLL
+        for (int32_t i = 0; i < SAMPLE_LOADS; i++) {
+            const uint64_t key = sample_key_of(row, loads.logit[i], at + i * simt_n_threads());
+            if (key && key >= lower && key < upper) {
+                shared.found[simt_atomic_add(&shared.n_found, 1)] = key; /* in any order */
+            }
         }
     }
     simt_barrier();
@@ -279,10 +317,8 @@ SIMT_DEVICE int32_t sample_by_id(const sample_logits &row, double floor, double 
 {
     const int32_t n_warps = simt_n_threads() / SIMT_WARP;
     const int32_t stretch = (row.n + n_warps * SIMT_WARP - 1) / (n_warps * SIMT_WARP) * SIMT_WARP;
-    double mine = 0, all;
-    for (int32_t i = simt_lane(); i < stretch && simt_warp() * stretch + i < row.n; i += SIMT_WARP) {
-        mine += sample_weight(row, simt_warp() * stretch + i, floor);
-    }
+    const int32_t from = simt_warp() * stretch, to = from + stretch < row.n ? from + stretch : row.n;
+    double mine = sample_sum(row, from + simt_lane(), SIMT_WARP, to, floor), all;
     SIMT_UNROLL
     for (int32_t step = SIMT_WARP / 2; step; step /= 2) {
         mine += sample_shuffle(mine, simt_lane() ^ step);
@@ -314,14 +350,11 @@ SIMT_DEVICE int32_t sample_by_id(const sample_logits &row, double floor, double 
     const int32_t begin = chosen * stretch + simt_thread() * per_thread;
     int32_t end = (chosen + 1) * stretch < row.n ? (chosen + 1) * stretch : row.n;
     end = begin + per_thread < end ? begin + per_thread : end;
-    mine = 0;
-    for (int32_t id = begin; id < end; id++) {
-        mine += sample_weight(row, id, floor);
-    }
+    mine = sample_sum(row, begin, 1, end, floor);
     double sum = chosen_base + block_scan(mine, &all, shared.warps);
     uint32_t first = 0, last = 0; /* the complement of the first that exceeds, the last with a weight and 1 */
     for (int32_t id = begin; id < end; id++) {
-        const double weight = sample_weight(row, id, floor);
+        const double weight = sample_weight(row, row.logits[id], floor);
         sum += weight;
         first = !first && sum > target ? ~(uint32_t)id : first;
         last = weight > 0 ? (uint32_t)id + 1 : last;
@@ -337,12 +370,17 @@ SIMT_DEVICE int32_t sample_by_id(const sample_logits &row, double floor, double 
 SIMT_DEVICE int32_t sample_argmax(sample_logits &row, sample_shared &shared)
 {
     uint64_t best = 0;
-    double n_candidates = 0, all;
-    for (int32_t id = simt_thread(); id < row.n; id += simt_n_threads()) {
-        const float logit = row.logits[id];
-        const uint64_t key = logit == logit ? sample_key(logit, id) : 0;
-        best = key > best ? key : best;
-        n_candidates += logit > -INFINITY;
+    int32_t n_candidates = 0;
+    double all;
+    for (int32_t at = simt_thread(); at < row.n; at += SAMPLE_LOADS * simt_n_threads()) {
+        const sample_loads loads = sample_load(row, at, simt_n_threads(), row.n);
+        SIMT_UNROLL
+        for (int32_t i = 0; i < SAMPLE_LOADS; i++) {
+            const float logit = loads.logit[i];
+            const uint64_t key = logit == logit ? sample_key(logit, at + i * simt_n_threads()) : 0;
+            best = key > best ? key : best;
+            n_candidates += logit > -INFINITY;
+        }
     }
     const uint32_t high = sample_max((uint32_t)(best >> 32), shared);
     const uint32_t low = sample_max((uint32_t)(best >> 32) == high ? (uint32_t)best : 0, shared);
@@ -371,14 +409,12 @@ SIMT_DEVICE int32_t sample_draw(sample_logits &row, const struct cuda_sample_row
     sample_limits limits = {top_k ? how.top_k : row.n_candidates, (double)INFINITY, false, -(double)INFINITY};
     sample_walk walk = {};
     if (how.top_p < 1) {
-        double total = 0, mine = 0;
+        double total = 0;
         if (top_k) {
             walk = sample_take(row, limits, 0, shared);
             total = walk.sum;
         } else {
-            for (int32_t id = simt_thread(); id < row.n; id += simt_n_threads()) {
-                mine += sample_weight(row, id, -(double)INFINITY);
-            }
+            const double mine = sample_sum(row, simt_thread(), simt_n_threads(), row.n, -(double)INFINITY);
             block_scan(mine, &total, shared.warps);
         }
         limits.sum = (double)how.top_p * total;
