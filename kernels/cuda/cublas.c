@@ -147,10 +147,7 @@ void cublas_close(struct cublas *c)
     if (c->handle) {
         c->cublasLtDestroy_(c->handle);
     }
-    if (c->library) {
-        dlclose(c->library);
-    }
-    free(c);
+    free(c); /* the library stays loaded: it keeps memory and threads of its own */
 }
 
 /* The layouts of one call: what is stored by rows of `cols` elements are columns here. */
