@@ -1,7 +1,8 @@
-/* Launches of linear_any.cuh: chooses the instance. Compiled by nvcc for the card and by the host's compiler
- * for its runtime. */
+/* Launches of linear_any.cuh and linear_dense.cuh: chooses the instance. Compiled by nvcc for the card and by
+ * the host's compiler for its runtime. */
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/linear_any.cuh"
+#include "kernels/cuda/linear_dense.cuh"
 
 static enum status check_any(const char *name, const struct any_args *args, int64_t n_blocks,
                              struct error *err)
@@ -23,59 +24,79 @@ static enum status check_any(const char *name, const struct any_args *args, int6
     return STATUS_OK;
 }
 
+/* An instance, and the rows and tokens of a block of it. */
 struct any_choice {
-    void (*one)(struct any_args);
-    void (*many)(struct any_args);
-    void (*grouped)(struct any_args);
+    void (*kernel)(struct any_args);
+    int32_t n_rows, n_tokens, n_threads;
 };
 
-template <any_format FORMAT> static any_choice any_of(void)
+enum any_use { ANY_ONE, ANY_MANY, ANY_GROUPED };
+
+template <any_format FORMAT> static any_choice any_of(any_use use)
 {
-    return {linear_any_kernel<FORMAT, 1>, linear_any_kernel<FORMAT, ANY_TOKENS>,
-            linear_any_grouped_kernel<FORMAT>};
+    switch (use) {
+    case ANY_ONE:
+        return {linear_any_kernel<FORMAT, 1>, ANY_ROWS, 1, ANY_THREADS};
+    case ANY_MANY:
+        return {linear_any_kernel<FORMAT, ANY_TOKENS>, ANY_ROWS, ANY_TOKENS, ANY_THREADS};
+    default:
+        return {linear_any_grouped_kernel<FORMAT>, ANY_ROWS, ANY_TOKENS, ANY_THREADS};
+    }
 }
 
-static any_choice any_of_matrix(const struct cuda_matrix *w)
+static any_choice dense_of(any_use use, int32_t n_tokens)
+{
+    if (use == ANY_GROUPED) {
+        return {linear_dense_grouped_kernel<4, 4>, dense_shared<4>::ROWS, 32, DENSE_THREADS};
+    }
+    return n_tokens <= 8 ? any_choice{linear_dense_kernel<2, 1>, dense_shared<2>::ROWS, 8, DENSE_THREADS}
+                         : any_choice{linear_dense_kernel<4, 4>, dense_shared<4>::ROWS, 32, DENSE_THREADS};
+}
+
+static any_choice any_choose(const struct cuda_matrix *w, any_use use, int32_t n_tokens)
 {
     switch (w->kind) {
     case ANY4_F32:
-        return any_of<ANY_F32>();
+        return any_of<ANY_F32>(use);
     case ANY4_F16:
-        return any_of<ANY_F16>();
+        return any_of<ANY_F16>(use);
     case ANY4_BF16:
-        return any_of<ANY_BF16>();
+        return dense_of(use, n_tokens);
     case ANY4_LINEAR:
-        return any_of<ANY_CODES_8>();
+        return any_of<ANY_CODES_8>(use);
     case ANY4_LUT:
     case ANY4_LUT_INT8:
         break;
     }
     switch (w->code_bits) {
     case 2:
-        return any_of<ANY_CODES_2>();
+        return any_of<ANY_CODES_2>(use);
     case 3:
-        return any_of<ANY_CODES_3>();
+        return any_of<ANY_CODES_3>(use);
     default:
-        return any_of<ANY_CODES_4>();
+        return any_of<ANY_CODES_4>(use);
     }
+}
+
+/* times: how many blocks there are for each tile of rows. */
+static enum status any_launch(const char *name, struct any_args *args, const struct any_choice *choice,
+                              int64_t times, void *stream, struct error *err)
+{
+    args->n_row_tiles = (int32_t)(((int64_t)args->w.n_rows + choice->n_rows - 1) / choice->n_rows);
+    args->n_padded = cuda_padded(args->w.n_cols);
+    const int64_t n_blocks = args->n_row_tiles * times;
+    enum status status = check_any(name, args, n_blocks, err);
+    const struct simt_grid grid = {name, (int32_t)n_blocks, choice->n_threads, 0, stream};
+    return status ? status : launched(simt_launch(grid, choice->kernel, *args), name, err);
 }
 
 enum status cuda_linear_any(float *y, int64_t y_stride, const struct cuda_matrix *w, const uint16_t *x,
                             int64_t x_stride, int32_t n_tokens, void *stream, struct error *err)
 {
-    const int32_t n_row_tiles = (int32_t)(((int64_t)w->n_rows + ANY_ROWS - 1) / ANY_ROWS);
-    const int64_t n_token_tiles = n_tokens == 1 ? 1 : ((int64_t)n_tokens + ANY_TOKENS - 1) / ANY_TOKENS;
-    const struct any_args args = {
-        *w,      nullptr, y, y_stride, x, x_stride, n_tokens, n_row_tiles, cuda_padded(w->n_cols),
-        nullptr, nullptr};
-    enum status status = check_any("linear_any", &args, n_row_tiles * n_token_tiles, err);
-    if (status) {
-        return status;
-    }
-    const any_choice choice = any_of_matrix(w);
-    const struct simt_grid grid = {"linear_any", (int32_t)(n_row_tiles * n_token_tiles), ANY_THREADS, 0,
-                                   stream};
-    return launched(simt_launch(grid, n_tokens == 1 ? choice.one : choice.many, args), grid.name, err);
+    struct any_args args = {*w, nullptr, y, y_stride, x, x_stride, n_tokens, 0, 0, nullptr, nullptr};
+    const any_choice choice = any_choose(w, n_tokens == 1 ? ANY_ONE : ANY_MANY, n_tokens);
+    const int64_t n_token_tiles = ((int64_t)n_tokens + choice.n_tokens - 1) / choice.n_tokens;
+    return any_launch("linear_any", &args, &choice, n_token_tiles, stream, err);
 }
 
 enum status cuda_linear_any_grouped(float *y, int64_t y_stride, const struct cuda_matrix *experts,
@@ -83,15 +104,7 @@ enum status cuda_linear_any_grouped(float *y, int64_t y_stride, const struct cud
                                     int64_t x_stride, const int32_t *slot_row, const int32_t *expert_begin,
                                     void *stream, struct error *err)
 {
-    const int32_t n_row_tiles = (int32_t)(((int64_t)shape->n_rows + ANY_ROWS - 1) / ANY_ROWS);
-    const struct any_args args = {
-        *shape,   experts,     y, y_stride, x, x_stride, 0, n_row_tiles, cuda_padded(shape->n_cols),
-        slot_row, expert_begin};
-    const int64_t n_blocks = (int64_t)n_row_tiles * n_experts;
-    enum status status = check_any("linear_any_grouped", &args, n_blocks, err);
-    if (status) {
-        return status;
-    }
-    const struct simt_grid grid = {"linear_any_grouped", (int32_t)n_blocks, ANY_THREADS, 0, stream};
-    return launched(simt_launch(grid, any_of_matrix(shape).grouped, args), grid.name, err);
+    struct any_args args = {*shape, experts, y, y_stride, x, x_stride, 0, 0, 0, slot_row, expert_begin};
+    const any_choice choice = any_choose(shape, ANY_GROUPED, 0);
+    return any_launch("linear_any_grouped", &args, &choice, n_experts, stream, err);
 }

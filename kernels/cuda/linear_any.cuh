@@ -1,5 +1,5 @@
-/* Products with matrices of every format, f32 throughout: the one correct kernel for what the 4-bit kernels
- * do not read, for lm_heads and routers as stored. A block takes four rows; its warps take 256 columns in
+/* Products with matrices of every format but bf16, f32 throughout: the one correct kernel for what the 4-bit
+ * kernels do not read. A block takes four rows; its warps take 256 columns in
  * turn, a lane 8 of them that share a block of codes and so a group. A token's sum is made the same way
  * whatever the other tokens are. */
 #ifndef KERNELS_CUDA_LINEAR_ANY_CUH
@@ -19,8 +19,8 @@ enum {
     ANY_LANES_A_BLOCK = ANY4_BLOCK_COLS / ANY_LANE_COLS,
 };
 
-/* How a row is read: weights as stored, or codes of 2, 3, 4 or 8 bits. */
-enum any_format { ANY_F32, ANY_F16, ANY_BF16, ANY_CODES_2, ANY_CODES_3, ANY_CODES_4, ANY_CODES_8 };
+/* How a row is read: weights as stored, or codes of 2, 3, 4 or 8 bits. bf16 has linear_dense.cuh. */
+enum any_format { ANY_F32, ANY_F16, ANY_CODES_2, ANY_CODES_3, ANY_CODES_4, ANY_CODES_8 };
 
 template <any_format FORMAT> struct any_traits {
     static constexpr bool CODED = FORMAT >= ANY_CODES_2;
@@ -41,7 +41,7 @@ struct any_args {
     const uint16_t *x;
     int64_t x_stride;
     int32_t n_tokens;
-    int32_t n_row_tiles;         /* of ANY_ROWS */
+    int32_t n_row_tiles;         /* of a block's rows */
     int32_t n_padded;            /* columns */
     const int32_t *slot_row;     /* grouped: row of x of each slot, or NULL */
     const int32_t *expert_begin; /* grouped */
@@ -103,8 +103,6 @@ SIMT_DEVICE float any_value(const uint32_t words[any_traits<FORMAT>::WORDS], int
         return simt_bits_float(words[2 * pair + element]);
     } else if constexpr (FORMAT == ANY_F16) {
         return element ? simt_f16_high(words[pair]) : simt_f16_low(words[pair]);
-    } else if constexpr (FORMAT == ANY_BF16) {
-        return element ? simt_bf16_high(words[pair]) : simt_bf16_low(words[pair]);
     } else if constexpr (traits::BITS == 8) {
         return (float)((int32_t)(words[pair / 2] >> (pair % 2 * 16 + element * 8) & 0xff) - 128);
     } else {
