@@ -23,9 +23,9 @@ struct prefill_args {
     int32_t n_stripes; /* the blocks of any4_gemm_kernel */
 };
 
-/* Starts copying one tile's columns of a block's tokens, arranged as in gemm_stage. */
-template <int TOKENS>
-SIMT_DEVICE void prefill_stage_x(simt_words *stage, const uint16_t *x, int32_t x_stride, int32_t n_here)
+/* Starts copying one tile's columns, `col` the first, of a block's tokens, arranged as in gemm_stage. */
+template <int TOKENS, class ROWS>
+SIMT_DEVICE void prefill_stage_x(simt_words *stage, const ROWS &rows, int32_t n_here, int32_t col)
 {
     constexpr int32_t ROWS_A_TURN = PREFILL_THREADS / PREFILL_PIECES_A_ROW;
     const int32_t piece = simt_thread() % PREFILL_PIECES_A_ROW, row = simt_thread() / PREFILL_PIECES_A_ROW;
@@ -34,7 +34,7 @@ SIMT_DEVICE void prefill_stage_x(simt_words *stage, const uint16_t *x, int32_t x
         const int32_t token = row + turn * ROWS_A_TURN;
         if (token < n_here) {
             simt_copy_async(stage + gemm_stage_at<TOKENS, ANY4_TILE_COLS>(0, token, piece),
-                            x + token * x_stride + piece * 8, true);
+                            rows.at(token, col + piece * 8), true);
         }
     }
 }
@@ -67,37 +67,36 @@ template <int N_TILES> struct prefill_shared {
     static constexpr int32_t BYTES = STAGES + N_TILES * 4 * PREFILL_THREADS * 4;
 };
 
-/* Blocks of the same rows follow each other. */
-template <int GROUP, int N_TILES, bool INT8>
-SIMT_KERNEL(PREFILL_THREADS, 1)
-any4_prefill_kernel(struct prefill_args args)
+/* y of a block's rows and of n_here tokens, cut as n_stripes blocks of any4_gemm_kernel cut. y: of the first
+ * token. ONE_STRIPE: n_stripes is 1; the one segment's sum is then the total. `memory` is free behind the
+ * next barrier. */
+template <int GROUP, int N_TILES, bool INT8, bool ONE_STRIPE, class ROWS>
+SIMT_DEVICE void prefill_product(uint8_t *memory, const struct cuda_any4 &w, int32_t row_tile,
+                                 const ROWS &rows, int32_t n_here, int32_t n_stripes, float *y,
+                                 int64_t y_stride)
 {
     constexpr int32_t TOKENS = 8 * N_TILES, STAGE_PIECES = TOKENS * PREFILL_PIECES_A_ROW;
-    SIMT_DYNAMIC_SHARED(memory);
     simt_words *stages = reinterpret_cast<simt_words *>(memory);
     const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4, half = simt_warp() % 2;
-    const int32_t n_token_tiles = (args.n_tokens + TOKENS - 1) / TOKENS;
-    const int32_t first_token = simt_block() % n_token_tiles * TOKENS;
-    const int32_t n_here = args.n_tokens - first_token < TOKENS ? args.n_tokens - first_token : TOKENS;
-    const int32_t row_block = simt_block() / n_token_tiles * PREFILL_ROW_BLOCKS + simt_warp() / 2;
-    const int32_t n_tile_cols = args.w.n_tile_cols, n_units = args.w.n_row_blocks * n_tile_cols;
-    const bool works = row_block < args.w.n_row_blocks; /* the others help with x */
-    const uint16_t *x = args.x + (int64_t)first_token * args.x_stride;
+    const int32_t row_block = row_tile * PREFILL_ROW_BLOCKS + simt_warp() / 2;
+    const int32_t n_tile_cols = w.n_tile_cols, n_units = w.n_row_blocks * n_tile_cols;
+    const bool works = row_block < w.n_row_blocks; /* the others help with x */
     struct table_planes planes[2] = {};
     struct prefill_cuts cuts = {};
     gemm_unit<GROUP, INT8> next = {};
     const int32_t first_unit = row_block * n_tile_cols;
     if (works) {
         const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g;
-        planes[0] = planes_load(args.w, row);
-        planes[1] = planes_load(args.w, row + 8);
-        next = gemm_load<GROUP, INT8>(args.w, row_block, half, 0);
-        cuts.stripe = stripe_of(first_unit, n_units, args.n_stripes);
-        prefill_next_segment(cuts, 0, first_unit, n_tile_cols, n_units, args.n_stripes);
+        planes[0] = planes_load(w, row);
+        planes[1] = planes_load(w, row + 8);
+        next = gemm_load<GROUP, INT8>(w, row_block, half, 0);
+        cuts.stripe = stripe_of(first_unit, n_units, n_stripes);
+        prefill_next_segment(cuts, 0, first_unit, n_tile_cols, n_units, n_stripes);
         prefill_next_split(cuts);
     }
     float *totals = reinterpret_cast<float *>(memory + prefill_shared<N_TILES>::STAGES) + simt_thread();
-    float sums[N_TILES][4] = {}, segment[N_TILES][4] = {};
+    float sums[N_TILES][4] = {};
+    [[maybe_unused]] float segment[N_TILES][4] = {};
     SIMT_UNROLL
     for (int32_t i = 0; i < 4 * N_TILES; i++) {
         totals[i * PREFILL_THREADS] = 0;
@@ -105,7 +104,7 @@ any4_prefill_kernel(struct prefill_args args)
     simt_dependency_wait();
     for (int32_t i = 0; i < PREFILL_STAGES - 1; i++) {
         if (i < n_tile_cols) {
-            prefill_stage_x<TOKENS>(stages + i * STAGE_PIECES, x + i * ANY4_TILE_COLS, args.x_stride, n_here);
+            prefill_stage_x<TOKENS>(stages + i * STAGE_PIECES, rows, n_here, i * ANY4_TILE_COLS);
         }
         simt_copy_commit();
     }
@@ -114,9 +113,8 @@ any4_prefill_kernel(struct prefill_args args)
         simt_copy_wait<PREFILL_STAGES - 2>();
         simt_barrier(); /* this stage is there, and everybody has done with the one before it */
         if (tile_col + PREFILL_STAGES - 1 < n_tile_cols) {
-            prefill_stage_x<TOKENS>(stages + free_at * STAGE_PIECES,
-                                    x + (tile_col + PREFILL_STAGES - 1) * ANY4_TILE_COLS, args.x_stride,
-                                    n_here);
+            prefill_stage_x<TOKENS>(stages + free_at * STAGE_PIECES, rows, n_here,
+                                    (tile_col + PREFILL_STAGES - 1) * ANY4_TILE_COLS);
         }
         simt_copy_commit();
         const simt_words *stage = stages + at * STAGE_PIECES;
@@ -127,10 +125,10 @@ any4_prefill_kernel(struct prefill_args args)
         }
         gemm_unit<GROUP, INT8> current = next;
         if (tile_col + 1 < n_tile_cols) {
-            next = gemm_load<GROUP, INT8>(args.w, row_block, half, tile_col + 1);
+            next = gemm_load<GROUP, INT8>(w, row_block, half, tile_col + 1);
         }
         if constexpr (!INT8) {
-            gemm_load_scales(current, args.w, row_block, half, tile_col);
+            gemm_load_scales(current, w, row_block, half, tile_col);
         }
         float group_sums[N_TILES][4] = {}, x_sums[INT8 ? 1 : N_TILES][4] = {};
         SIMT_UNROLL
@@ -142,17 +140,23 @@ any4_prefill_kernel(struct prefill_args args)
         if (tile_col + 1 == cuts.split_end) {
             SIMT_UNROLL
             for (int32_t i = 0; i < 4 * N_TILES; i++) {
-                segment[i / 4][i % 4] += sums[i / 4][i % 4];
+                if constexpr (ONE_STRIPE) {
+                    totals[i * PREFILL_THREADS] += sums[i / 4][i % 4];
+                } else {
+                    segment[i / 4][i % 4] += sums[i / 4][i % 4];
+                }
                 sums[i / 4][i % 4] = 0;
             }
-            if (tile_col + 1 == cuts.segment_end) {
-                SIMT_UNROLL
-                for (int32_t i = 0; i < 4 * N_TILES; i++) {
-                    totals[i * PREFILL_THREADS] += segment[i / 4][i % 4];
-                    segment[i / 4][i % 4] = 0;
+            if constexpr (!ONE_STRIPE) {
+                if (tile_col + 1 == cuts.segment_end) {
+                    SIMT_UNROLL
+                    for (int32_t i = 0; i < 4 * N_TILES; i++) {
+                        totals[i * PREFILL_THREADS] += segment[i / 4][i % 4];
+                        segment[i / 4][i % 4] = 0;
+                    }
+                    cuts.stripe++;
+                    prefill_next_segment(cuts, tile_col + 1, first_unit, n_tile_cols, n_units, n_stripes);
                 }
-                cuts.stripe++;
-                prefill_next_segment(cuts, tile_col + 1, first_unit, n_tile_cols, n_units, args.n_stripes);
             }
             prefill_next_split(cuts);
         }
@@ -163,13 +167,28 @@ any4_prefill_kernel(struct prefill_args args)
         for (int32_t i = 0; i < 4; i++) {
             const int32_t token = n * 8 + 2 * t + i % 2;
             const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g + i / 2 * 8;
-            if (token < n_here && row < args.w.n_rows) {
+            if (token < n_here && row < w.n_rows) {
                 const float total = totals[(n * 4 + i) * PREFILL_THREADS];
-                args.y[(first_token + token) * args.y_stride + row] =
-                    INT8 ? args.w.row_scales[row] * total : total;
+                y[token * y_stride + row] = INT8 ? w.row_scales[row] * total : total;
             }
         }
     }
+}
+
+/* Blocks of the same rows follow each other. */
+template <int GROUP, int N_TILES, bool INT8>
+SIMT_KERNEL(PREFILL_THREADS, 1)
+any4_prefill_kernel(struct prefill_args args)
+{
+    constexpr int32_t TOKENS = 8 * N_TILES;
+    SIMT_DYNAMIC_SHARED(memory);
+    const int32_t n_token_tiles = (args.n_tokens + TOKENS - 1) / TOKENS;
+    const int32_t token = simt_block() % n_token_tiles * TOKENS;
+    const int32_t n_here = args.n_tokens - token < TOKENS ? args.n_tokens - token : TOKENS;
+    const struct gemm_rows_plain rows = {args.x + (int64_t)token * args.x_stride, args.x_stride};
+    prefill_product<GROUP, N_TILES, INT8, false>(memory, args.w, simt_block() / n_token_tiles, rows, n_here,
+                                                 args.n_stripes, args.y + token * args.y_stride,
+                                                 args.y_stride);
 }
 
 #endif

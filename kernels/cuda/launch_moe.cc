@@ -42,16 +42,16 @@ enum status cuda_moe_combine(float *h, int64_t h_stride, const float *y, int64_t
 
 struct grouped_choice {
     void (*kernel)(struct grouped_args);
+    int32_t n_row_blocks; /* of a block */
     int32_t shared_bytes;
 };
 
 template <int GROUP, bool INT8, int N_TILES> static grouped_choice grouped_of(void)
 {
-    constexpr int COLS = N_TILES == 8 ? ANY4_TILE_COLS / 2 : ANY4_TILE_COLS;
-    return {any4_grouped_kernel<GROUP, N_TILES, INT8, COLS>, gemm_shared_bytes<N_TILES, COLS>()};
+    return {any4_grouped_kernel<GROUP, N_TILES, INT8>, 1, gemm_shared_bytes<N_TILES, ANY4_TILE_COLS>()};
 }
 
-/* slots: that an expert is likely to have at most. The zero points of ANY4_LUT leave registers for 32. */
+/* slots: that an expert is likely to have at most. */
 template <int GROUP, bool INT8> static grouped_choice grouped_of_slots(int64_t slots)
 {
     if (slots <= 8) {
@@ -60,11 +60,12 @@ template <int GROUP, bool INT8> static grouped_choice grouped_of_slots(int64_t s
     if (slots <= 16) {
         return grouped_of<GROUP, INT8, 2>();
     }
-    if constexpr (INT8) {
-        return slots <= 32 ? grouped_of<GROUP, INT8, 4>() : grouped_of<GROUP, INT8, 8>();
-    } else {
+    if (slots <= 32) {
         return grouped_of<GROUP, INT8, 4>();
     }
+    constexpr int N_TILES = INT8 ? 8 : 4; /* as in launch_prefill.cc */
+    return {any4_grouped_prefill_kernel<GROUP, N_TILES, INT8>, PREFILL_ROW_BLOCKS,
+            prefill_shared<N_TILES>::BYTES};
 }
 
 template <bool INT8> static grouped_choice grouped_of_group(int32_t group_size, int64_t slots)
@@ -107,7 +108,9 @@ enum status cuda_any4_grouped(float *y, int64_t y_stride, const struct cuda_any4
                                       : grouped_of_group<false>(shape->group_size, slots);
     const struct grouped_args args = {*shape, experts,           y,        y_stride,
                                       x,      (int32_t)x_stride, slot_row, expert_begin};
-    const struct simt_grid grid = {name, (int32_t)n_blocks, GEMM_THREADS, (size_t)choice.shared_bytes,
+    const int32_t n_row_tiles = (shape->n_row_blocks + choice.n_row_blocks - 1) / choice.n_row_blocks;
+    const struct simt_grid grid = {name, n_row_tiles * n_experts, GEMM_THREADS, (size_t)choice.shared_bytes,
                                    stream};
+    static_assert((int32_t)GEMM_THREADS == (int32_t)PREFILL_THREADS, "one size of block");
     return launched(simt_launch(grid, choice.kernel, args), name, err);
 }

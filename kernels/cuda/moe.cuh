@@ -3,7 +3,7 @@
 #ifndef KERNELS_CUDA_MOE_CUH
 #define KERNELS_CUDA_MOE_CUH
 
-#include "kernels/cuda/any4_gemm.cuh"
+#include "kernels/cuda/any4_prefill.cuh"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/simt.h"
@@ -123,6 +123,28 @@ struct grouped_args {
     const int32_t *expert_begin;
 };
 
+/* An expert's matrix in shared memory: there are not the registers for all its pointers. Shapes come from the
+ * arguments. Behind a barrier. */
+SIMT_DEVICE void grouped_matrix(struct cuda_any4 *w, const struct grouped_args &args, int32_t expert)
+{
+    if (simt_thread() == 0) {
+        *w = args.shape;
+        w->codes = args.experts[expert].codes;
+        w->planes = args.experts[expert].planes;
+        w->scales = args.experts[expert].scales;
+        w->row_scales = args.experts[expert].row_scales;
+    }
+}
+
+/* Where the rows of x of the slots from `slot` on begin. Behind a barrier. */
+SIMT_DEVICE void grouped_rows(int32_t *x_at, const struct grouped_args &args, int32_t slot, int32_t n_here)
+{
+    if (simt_thread() < n_here) {
+        const int32_t mine = slot + simt_thread();
+        x_at[simt_thread()] = (args.slot_row ? args.slot_row[mine] : mine) * args.x_stride;
+    }
+}
+
 /* As gemm_blocks, but for the slots' registers. */
 template <int N_TILES, bool INT8> constexpr int32_t grouped_blocks(void)
 {
@@ -131,14 +153,14 @@ template <int N_TILES, bool INT8> constexpr int32_t grouped_blocks(void)
 
 /* A block takes a row block of one expert, all its columns, for all the expert's slots, 8 * N_TILES of them
  * at a time. */
-template <int GROUP, int N_TILES, bool INT8, int COLS>
+template <int GROUP, int N_TILES, bool INT8>
 SIMT_KERNEL(GEMM_THREADS, (grouped_blocks<N_TILES, INT8>()))
 any4_grouped_kernel(struct grouped_args args)
 {
     constexpr int32_t TOKENS = 8 * N_TILES;
     SIMT_DYNAMIC_SHARED(memory);
     SIMT_SHARED(int32_t, x_at, [TOKENS]);
-    SIMT_SHARED(struct cuda_any4, w, [1]); /* there are not the registers for all its pointers */
+    SIMT_SHARED(struct cuda_any4, w, [1]);
     const float *sums = reinterpret_cast<const float *>(memory);
     const int32_t expert = simt_block() / args.shape.n_row_blocks;
     const int32_t row_block = simt_block() % args.shape.n_row_blocks;
@@ -147,22 +169,13 @@ any4_grouped_kernel(struct grouped_args args)
     if (begin >= end) {
         return;
     }
-    if (simt_thread() == 0) {
-        w[0] = args.shape; /* shapes from the arguments, arrays from memory */
-        w[0].codes = args.experts[expert].codes;
-        w[0].planes = args.experts[expert].planes;
-        w[0].scales = args.experts[expert].scales;
-        w[0].row_scales = args.experts[expert].row_scales;
-    }
+    grouped_matrix(w, args, expert);
     simt_barrier();
     const struct gemm_rows_gathered rows = {args.x, x_at};
     for (int32_t slot = begin; slot < end; slot += TOKENS) {
         const int32_t n_here = end - slot < TOKENS ? end - slot : TOKENS;
-        if (simt_thread() < n_here) { /* read behind the product's first barrier */
-            const int32_t mine = slot + simt_thread();
-            x_at[simt_thread()] = (args.slot_row ? args.slot_row[mine] : mine) * args.x_stride;
-        }
-        gemm_segment<GROUP, N_TILES, INT8, COLS>(
+        grouped_rows(x_at, args, slot, n_here); /* read behind the product's first barrier */
+        gemm_segment<GROUP, N_TILES, INT8, ANY4_TILE_COLS>(
             memory, w[0], gemm_range_of(row_block, 0, args.shape.n_tile_cols), rows, n_here);
         for (int32_t i = simt_thread(); i < n_here * BLOCK_ROWS; i += GEMM_THREADS) {
             const int32_t token = i / BLOCK_ROWS, row = row_block * BLOCK_ROWS + i % BLOCK_ROWS;
@@ -171,6 +184,33 @@ any4_grouped_kernel(struct grouped_args args)
                 args.y[(slot + token) * args.y_stride + row] = INT8 ? w[0].row_scales[row] * sum : sum;
             }
         }
+    }
+}
+
+/* The same for many slots an expert: four row blocks, in one stripe. */
+template <int GROUP, int N_TILES, bool INT8>
+SIMT_KERNEL(PREFILL_THREADS, 1)
+any4_grouped_prefill_kernel(struct grouped_args args)
+{
+    constexpr int32_t TOKENS = 8 * N_TILES;
+    SIMT_DYNAMIC_SHARED(memory);
+    SIMT_SHARED(int32_t, x_at, [TOKENS]);
+    SIMT_SHARED(struct cuda_any4, w, [1]);
+    const int32_t n_row_tiles = (args.shape.n_row_blocks + PREFILL_ROW_BLOCKS - 1) / PREFILL_ROW_BLOCKS;
+    const int32_t expert = simt_block() / n_row_tiles, row_tile = simt_block() % n_row_tiles;
+    simt_dependency_wait();
+    const int32_t begin = args.expert_begin[expert], end = args.expert_begin[expert + 1];
+    if (begin >= end) {
+        return;
+    }
+    grouped_matrix(w, args, expert);
+    const struct gemm_rows_gathered rows = {args.x, x_at};
+    for (int32_t slot = begin; slot < end; slot += TOKENS) {
+        const int32_t n_here = end - slot < TOKENS ? end - slot : TOKENS;
+        grouped_rows(x_at, args, slot, n_here); /* those before were read in front of a barrier */
+        simt_barrier();                         /* and nobody works on them any more */
+        prefill_product<GROUP, N_TILES, INT8, true>(memory, w[0], row_tile, rows, n_here, 1,
+                                                    args.y + slot * args.y_stride, args.y_stride);
     }
 }
 

@@ -235,7 +235,8 @@ int main(int n_arguments, char **arguments)
     (void)n_arguments;
     (void)arguments;
     test_route(8, 2, 33, true, 1);
-    test_grouped(ANY4_LUT_INT8, 33, 200, 32, {3, 0, 17}, true, {20}, 1);
+    test_grouped(ANY4_LUT_INT8, 33, 200, 32, {3, 0, 17}, true, {20, 900}, 1);
+    test_grouped(ANY4_LUT, 33, 256, 128, {33}, false, {33}, 1);
     test_combine(200, 2, 3, 1);
 #else
     const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 2;
@@ -258,6 +259,7 @@ int main(int n_arguments, char **arguments)
     }
     test_route(8, 2, 4096, true, 5);
     test_grouped(ANY4_LUT_INT8, 40, 256, 64, {70, 1}, true, {200}, 3);
+    test_grouped(ANY4_LUT, 170, 640, 32, {2, 0, 35}, true, {8, 600}, 4);
 #endif
     return checks_finish("cuda_moe");
 }
