@@ -34,5 +34,5 @@ model=$(cd "$model" && pwd)
 install_packages $packages_build
 cd "$here"
 [ -x build/server/any4 ] || echo "any4: building (a minute the first time)" >&2
-build_in build server/any4 --buildtype=release -Dtests=disabled
+build_in build server/any4 --buildtype=release -Dtests=disabled $(cuda_options)
 exec ./build/server/any4 serve "$model" "$@"

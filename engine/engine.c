@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/log.h"
+#include "engine/device.h"
 #include "engine/forward.h"
 #include "engine/loader.h"
 #include "engine/memory_plan.h"
@@ -32,12 +33,14 @@ struct engine {
     struct model *model;
     struct thread_pool *pool;
     struct kernels kernels;
+    struct device *device; /* NULL: the CPU */
     struct kv_cache kv;
     struct forward *forward;
     struct scheduler scheduler;
     struct sampler **samplers; /* one per thread */
     int32_t n_samplers;
-    int32_t *drawn; /* (max_logits) token drawn in each logit row of the step */
+    int32_t *drawn;     /* (max_logits) token drawn in each logit row of the step */
+    struct draw *draws; /* (max_logits) which of them the device draws; NULL without one */
     int64_t last_finish_ns;
 
     pthread_t thread;
@@ -55,6 +58,7 @@ void engine_options_init(struct engine_options *options)
     *options = (struct engine_options){
         .quant = {.method = QUANT_ANY4},
         .cpu_flags = CPU_ALL,
+        .batch_invariant = true,
         .max_running = 32,
         .max_queue = 256,
         .prefill_chunk = 512,
@@ -137,6 +141,28 @@ static void sample_row(struct engine *e, struct sampler *sampler, const float *l
     }
 }
 
+/* What a device can draw: a token without biases, penalties, bans and logprobs. */
+static void choose_draws(struct engine *e)
+{
+    for (int32_t i = 0; i < e->scheduler.batch.n_logits; i++) {
+        const struct logit_row *row = &e->scheduler.logit_rows[i];
+        const struct request *r = row->request;
+        const struct generate_params *p = &r->params;
+        const int32_t n_output = r->n_tokens - r->n_prompt;
+        e->draws[i] = (struct draw){
+            .wanted = row->is_draw && !p->n_bias && p->repetition_penalty == 1 && p->presence_penalty == 0 &&
+                      p->frequency_penalty == 0 && !r->n_logprobs &&
+                      (n_output >= p->min_tokens || !r->n_end_ids),
+            .temperature = p->temperature,
+            .top_p = p->top_p,
+            .min_p = p->min_p,
+            .top_k = p->top_k,
+            .seed = p->seed,
+            .position = (uint64_t)n_output,
+        };
+    }
+}
+
 struct sample_job {
     struct engine *engine;
     const float *logits;
@@ -146,7 +172,9 @@ static void sample_rows(void *context, int64_t begin, int64_t end, int32_t threa
 {
     const struct sample_job *job = context;
     for (int64_t i = begin; i < end; i++) {
-        sample_row(job->engine, job->engine->samplers[thread], job->logits, (int32_t)i);
+        if (!job->engine->draws || !job->engine->draws[i].wanted) {
+            sample_row(job->engine, job->engine->samplers[thread], job->logits, (int32_t)i);
+        }
     }
 }
 
@@ -191,7 +219,8 @@ static void commit(struct engine *e)
     for (int32_t i = e->scheduler.n_running - 1; i >= 0; i--) {
         struct request *r = e->scheduler.running[i];
         if (r->failed) {
-            log_error("a sequence of %d tokens ends: the model's logits are NaN or infinite", r->n_tokens);
+            log_error("a sequence of %d tokens ends: its logits are NaN or infinite, or the device failed",
+                      r->n_tokens);
             finish(e, r, FINISH_ERROR, -1);
         } else if (r->params.max_tokens == 0 && r->n_computed >= r->n_tokens - 1) {
             finish(e, r, FINISH_LENGTH, -1);
@@ -222,10 +251,20 @@ static void step(struct engine *e)
     /* The queue's bound counts what waits for the first time or again, so the counter follows both ways. */
     atomic_fetch_sub(&e->counters.waiting, n_waiting - s->n_waiting);
     if (s->batch.n_rows) {
-        const float *logits = forward_step(e->forward, &s->batch);
+        const float *logits;
+        if (e->draws) {
+            choose_draws(e);
+            logits = forward_step_draw(e->forward, &s->batch, e->draws, e->drawn);
+        } else {
+            logits = forward_step(e->forward, &s->batch);
+        }
         struct sample_job job = {e, logits};
         int64_t n_logits = (int64_t)s->batch.n_logits * e->model->config.vocab_size;
-        if (n_logits < MIN_PARALLEL_SAMPLING) {
+        if (!logits) { /* the device failed: as with logits that are not usable */
+            for (int32_t i = 0; i < s->n_running; i++) {
+                s->running[i]->failed = true;
+            }
+        } else if (n_logits < MIN_PARALLEL_SAMPLING) {
             sample_rows(&job, 0, s->batch.n_logits, 0);
         } else {
             thread_pool_run_dynamic(e->pool, s->batch.n_logits, 1, sample_rows, &job);
@@ -282,7 +321,8 @@ static void fill_info(struct engine *e, const struct engine_plan *plan)
     struct engine_info *info = &e->info;
     engine_info_fill(info, e->model, &e->report, &e->options, plan);
     info->kv_bytes = e->kv.memory_bytes;
-    info->kernels = e->kernels.name;
+    info->kernels = e->device ? e->device->k.name : e->kernels.name;
+    info->device = e->device ? e->device->card.name : "cpu";
     info->n_threads = thread_pool_n_threads(e->pool);
     info->calibrate_seconds = e->model->calibrate_seconds;
 }
@@ -291,11 +331,24 @@ static enum status start_step(struct engine *e, const struct engine_plan *plan, 
 {
     const struct model_config *config = &e->model->config;
     int32_t max_rows = memory_plan_rows(&e->options), max_logits = memory_plan_logits(&e->options, config);
+    enum kv_type kv_type = memory_plan_kv_type(&e->options);
+    int32_t n_blocks = (int32_t)(plan->kv_tokens / KV_BLOCK_TOKENS);
     enum status status;
-    if ((status = kv_cache_init(&e->kv, config, memory_plan_kv_type(&e->options),
-                                (int32_t)(plan->kv_tokens / KV_BLOCK_TOKENS), err)) ||
-        (status =
-             forward_open(&e->forward, e->model, &e->kernels, &e->kv, e->pool, max_rows, max_logits, err)) ||
+    if (e->device) {
+        e->draws = calloc((size_t)max_logits, sizeof *e->draws);
+        status = e->draws ? kv_cache_init_blocks(&e->kv, config, kv_type, n_blocks, err)
+                          : error_set(err, STATUS_NO_MEMORY, "engine: out of memory");
+        status = status ? status
+                        : forward_open_device(&e->forward, e->model, e->device, &e->kv, e->pool, max_rows,
+                                              max_logits, e->options.max_running, plan->max_model_len,
+                                              e->options.batch_invariant, err);
+    } else {
+        status = kv_cache_init(&e->kv, config, kv_type, n_blocks, err);
+        status = status ? status
+                        : forward_open(&e->forward, e->model, &e->kernels, &e->kv, e->pool, max_rows,
+                                       max_logits, err);
+    }
+    if (status ||
         (status = scheduler_init(&e->scheduler, &e->kv, e->options.max_running, max_rows, max_logits, err))) {
         return status;
     }
@@ -331,8 +384,8 @@ enum status engine_open(struct engine **out, const struct engine_options *option
     pthread_cond_init(&e->wake, NULL);
     e->inbox_end = &e->inbox;
     kernels_init_cpu(&e->kernels, options->cpu_flags);
-    if ((status = model_bind(&e->model, options, err)) ||
-        (status = memory_plan(&plan, e->model, options, err)) ||
+    if ((status = model_bind(&e->model, options, err)) || (status = device_open(&e->device, options, err)) ||
+        (status = memory_plan(&plan, e->model, options, e->device, err)) ||
         (status = thread_pool_open(&e->pool, options->n_threads, err)) ||
         (status = loader_run(e->model, options, e->pool, err)) ||
         (status = quant_report_init(&e->report, e->model, options, err)) ||
@@ -366,11 +419,13 @@ void engine_close(struct engine *e)
     }
     free(e->samplers);
     free(e->drawn);
+    free(e->draws);
     scheduler_finish(&e->scheduler);
     forward_close(e->forward);
     kv_cache_finish(&e->kv);
     thread_pool_close(e->pool);
     quant_report_finish(&e->report);
+    device_close(e->device);
     model_close(e->model);
     pthread_cond_destroy(&e->wake);
     pthread_mutex_destroy(&e->lock);
@@ -380,11 +435,17 @@ void engine_close(struct engine *e)
 enum status engine_plan(struct engine_plan *out, const struct engine_options *options, struct error *err)
 {
     struct model *model;
+    struct device *device;
     enum status status = model_bind(&model, options, err);
     if (status) {
         return status;
     }
-    status = memory_plan(out, model, options, err);
+    if ((status = device_open(&device, options, err))) {
+        model_close(model);
+        return status;
+    }
+    status = memory_plan(out, model, options, device, err);
+    device_close(device);
     if (status == STATUS_NO_MEMORY) { /* a plan that does not fit is an answer, not a failure */
         status = STATUS_OK;
     }

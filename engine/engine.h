@@ -28,6 +28,8 @@ enum kv_cache_choice { KV_CHOICE_AUTO, KV_CHOICE_F32, KV_CHOICE_F16, KV_CHOICE_B
 /* What the log says about errors: nothing; sums and the worst tensors; a line per tensor. */
 enum quant_report_level { QUANT_REPORT_OFF, QUANT_REPORT_SUMMARY, QUANT_REPORT_FULL };
 
+enum device_choice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
+
 /* Whatever here changes quantized bits is part of the key of cached models: engine/model_cache.c. */
 struct engine_options {
     const char *model_dir;
@@ -51,14 +53,18 @@ struct engine_options {
                                and any2, needs calib_ids, thousands of them */
     enum quant_report_level quant_report; /* default off */
     double quant_max_error; /* relative weighted error of a tensor that is refused when exceeded; 0: none */
-    int32_t n_threads;      /* 0: physical cores */
-    unsigned cpu_flags;     /* CPU_ALL: what the processor has */
+    enum device_choice device; /* auto, the default: a CUDA device where one can be used */
+    int32_t device_index;      /* of DEVICE_CUDA, and of auto: 0 */
+    bool batch_invariant;      /* default true: a token's bits do not depend on the batch; false: the fastest
+                                  kernel      for each batch (CUDA; the CPU's kernels are invariant as they are) */
+    int32_t n_threads;         /* 0: physical cores */
+    unsigned cpu_flags;        /* CPU_ALL: what the processor has */
     enum kv_cache_choice kv_type; /* auto: f32 with quant none, else bf16 */
     int32_t max_model_len;        /* 0: from the model's config */
     int32_t max_running;          /* sequences in a batch, default 32 */
     int32_t max_queue;            /* waiting requests, default 256 */
     int32_t prefill_chunk;        /* tokens per step, default 512 */
-    size_t max_memory;            /* bytes; 0: what the machine has free */
+    size_t max_memory;            /* bytes, of the device where there is one; 0: what is free */
     int64_t kv_cache_tokens;      /* room in the KV cache; 0: by the memory plan */
     bool show_progress;
 };
@@ -173,6 +179,7 @@ struct engine_info {
     int32_t group_size;
     enum kv_type kv_type;
     const char *kernels;
+    const char *device; /* "cpu" or the card's name */
     int32_t n_threads;
     double bits_per_weight; /* of the quantized linears: codes, scales, zeros, tables, padding; of all as
                              * stored when none is quantized */
@@ -236,10 +243,12 @@ struct engine_plan {
     size_t kv_bytes_per_token;
     size_t kv_bytes; /* of the cache that would be opened */
     int64_t kv_tokens;
-    int32_t max_model_len;  /* after the memory plan */
-    size_t memory_limit;    /* --max-memory or what the machine has available */
-    size_t total_bytes;     /* weights, KV cache, step */
-    double bits_per_weight; /* of the quantized linears, or of all as stored when none is */
+    int32_t max_model_len; /* after the memory plan */
+    size_t memory_limit;   /* --max-memory or what the machine, or the device, has available */
+    size_t total_bytes;    /* weights, KV cache, step */
+    bool on_device;        /* the next is 0 else; step and kv are of the device, and so is memory_limit */
+    size_t device_weights_bytes; /* the device's copies of all weights */
+    double bits_per_weight;      /* of the quantized linears, or of all as stored when none is */
     bool fits;
     char reason[512]; /* why it does not fit, in words; empty when it does */
 };

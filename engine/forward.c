@@ -1,4 +1,6 @@
 /* The transformer step: embedding, layers, final norm, head. */
+#include "engine/base/log.h"
+#include "engine/device_forward.h"
 #include "engine/forward_internal.h"
 #include "engine/rotation.h"
 
@@ -82,9 +84,35 @@ enum status forward_open(struct forward **out, const struct model *model, const 
     return STATUS_OK;
 }
 
+enum status forward_open_device(struct forward **out, const struct model *model, const struct device *device,
+                                struct kv_cache *kv, struct thread_pool *pool, int32_t max_rows,
+                                int32_t max_logits, int32_t max_sequences, int32_t n_positions,
+                                bool batch_invariant, struct error *err)
+{
+    struct device_limits limits = {.max_rows = max_rows,
+                                   .max_logits = max_logits,
+                                   .max_sequences = max_sequences,
+                                   .n_positions = n_positions,
+                                   .batch_invariant = batch_invariant};
+    struct forward *f = calloc(1, sizeof *f);
+    *out = NULL;
+    if (!f) {
+        return error_set(err, STATUS_NO_MEMORY, "step buffers: out of memory");
+    }
+    enum status status = device_forward_open(&f->device, device, model, kv, pool, &limits, err);
+    if (status) {
+        free(f);
+        return status;
+    }
+    f->model = model;
+    *out = f;
+    return STATUS_OK;
+}
+
 void forward_close(struct forward *forward)
 {
     if (forward) {
+        device_forward_close(forward->device);
         free(forward->memory);
         free(forward);
     }
@@ -297,8 +325,27 @@ void forward_head_input(struct forward *f, int32_t n_rows)
     norm(f, f->h, f->x, f->model->final_norm, n_rows);
 }
 
+bool forward_draws(const struct forward *f)
+{
+    return f->device != NULL;
+}
+
+const float *forward_step_draw(struct forward *f, const struct batch *batch, const struct draw *draws,
+                               int32_t *drawn)
+{
+    struct error err = {0};
+    const float *logits = device_forward_step(f->device, batch, draws, drawn, &err);
+    if (!logits) {
+        log_error("%s", err.message);
+    }
+    return logits;
+}
+
 const float *forward_step(struct forward *f, const struct batch *batch)
 {
+    if (f->device) {
+        return forward_step_draw(f, batch, NULL, NULL);
+    }
     const struct model *model = f->model;
     const struct model_config *c = &model->config;
     int32_t n_rows = batch->n_rows;

@@ -3,6 +3,7 @@
 #ifndef ENGINE_FORWARD_H
 #define ENGINE_FORWARD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/base/status.h"
@@ -22,7 +23,17 @@ struct batch {
     int32_t *logit_rows; /* (n_logits) ascending row numbers whose logits are wanted */
 };
 
+/* A token to be drawn from the logits of a row: what a device can do by itself, which is temperature, top-k,
+ * top-p and min-p (engine/sampler.h says what they mean). */
+struct draw {
+    bool wanted; /* else the row's logits go to the host */
+    float temperature, top_p, min_p;
+    int32_t top_k;
+    uint64_t seed, position;
+};
+
 struct forward;
+struct device;
 
 /* Buffers for at most max_rows rows, max_logits of them with logits. Everything given is borrowed. */
 enum status forward_open(struct forward **out, const struct model *model, const struct kernels *kernels,
@@ -32,8 +43,22 @@ void forward_close(struct forward *forward); /* accepts NULL */
 /* Bytes that such buffers take. */
 size_t forward_bytes(const struct model_config *config, int32_t max_rows, int32_t max_logits);
 
+/* The same on a CUDA device: copies the model there. kv: kv_cache_init_blocks. n_positions: of the longest
+ * sequence; at most max_sequences of them are in a batch. */
+enum status forward_open_device(struct forward **out, const struct model *model, const struct device *device,
+                                struct kv_cache *kv, struct thread_pool *pool, int32_t max_rows,
+                                int32_t max_logits, int32_t max_sequences, int32_t n_positions,
+                                bool batch_invariant, struct error *err);
+
 /* Runs the batch: appends keys and values, returns logits (n_logits, vocab_size) f32, valid until the next
- * step. */
+ * step. NULL when a device failed, with the reason in the log; never without one. */
 const float *forward_step(struct forward *forward, const struct batch *batch);
+
+/* Whether forward_step_draw may want anything. */
+bool forward_draws(const struct forward *forward);
+/* The same, but draws the tokens that are wanted: drawn[i] for logit row i, -1 where its logits are not
+ * usable. The logits of those rows are not there to be read. */
+const float *forward_step_draw(struct forward *forward, const struct batch *batch, const struct draw *draws,
+                               int32_t *drawn);
 
 #endif

@@ -6,6 +6,7 @@
 #include "engine/forward.h"
 
 struct forward {
+    struct device_forward *device; /* it does everything, and nothing below is used; NULL: the CPU */
     const struct model *model;
     const struct kernels *k;
     struct kv_cache *kv;

@@ -12,8 +12,8 @@ size_t kv_cache_bytes_per_token(const struct model_config *config, enum kv_type 
            kv_type_bytes(type);
 }
 
-enum status kv_cache_init(struct kv_cache *kv, const struct model_config *config, enum kv_type type,
-                          int32_t n_blocks, struct error *err)
+enum status kv_cache_init_blocks(struct kv_cache *kv, const struct model_config *config, enum kv_type type,
+                                 int32_t n_blocks, struct error *err)
 {
     size_t token_bytes = kv_cache_bytes_per_token(config, type);
     memset(kv, 0, sizeof *kv);
@@ -27,14 +27,6 @@ enum status kv_cache_init(struct kv_cache *kv, const struct model_config *config
     }
     kv->plane_bytes = (size_t)n_blocks * (size_t)kv->block_stride * kv_type_bytes(type);
     kv->memory_bytes = token_bytes * KV_BLOCK_TOKENS * (size_t)n_blocks;
-    void *memory = mmap(NULL, kv->memory_bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
-        return error_set(err, STATUS_NO_MEMORY, "KV cache: no memory for %zu bytes", kv->memory_bytes);
-    }
-    /* A block of one head is as small as a page: without huge pages every one is a miss of the TLB. */
-    madvise(memory, kv->memory_bytes, MADV_HUGEPAGE);
-    kv->memory = memory;
     kv->free_blocks = malloc((size_t)n_blocks * sizeof *kv->free_blocks);
     if (!kv->free_blocks) {
         kv_cache_finish(kv);
@@ -45,6 +37,26 @@ enum status kv_cache_init(struct kv_cache *kv, const struct model_config *config
         kv->free_blocks[i] = n_blocks - 1 - i;
     }
     kv->n_blocks = kv->n_free = n_blocks;
+    return STATUS_OK;
+}
+
+enum status kv_cache_init(struct kv_cache *kv, const struct model_config *config, enum kv_type type,
+                          int32_t n_blocks, struct error *err)
+{
+    enum status status = kv_cache_init_blocks(kv, config, type, n_blocks, err);
+    if (status) {
+        return status;
+    }
+    void *memory = mmap(NULL, kv->memory_bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        free(kv->free_blocks);
+        kv->free_blocks = NULL;
+        return error_set(err, STATUS_NO_MEMORY, "KV cache: no memory for %zu bytes", kv->memory_bytes);
+    }
+    /* A block of one head is as small as a page: without huge pages every one is a miss of the TLB. */
+    madvise(memory, kv->memory_bytes, MADV_HUGEPAGE);
+    kv->memory = memory;
     return STATUS_OK;
 }
 

@@ -20,7 +20,7 @@ struct kv_cache {
     int32_t *free_blocks; /* (n_blocks): the first n_free are free */
     int64_t block_stride; /* elements of one block of K (or V) of one layer */
     size_t plane_bytes;   /* bytes of all blocks of K (or V) of one layer */
-    uint8_t *memory;      /* (n_layers, 2, n_blocks, n_kv_heads, KV_BLOCK_TOKENS, head_dim) */
+    uint8_t *memory; /* NULL: elsewhere; (n_layers, 2, n_blocks, n_kv_heads, KV_BLOCK_TOKENS, head_dim) */
     size_t memory_bytes;
 };
 
@@ -30,6 +30,9 @@ size_t kv_cache_bytes_per_token(const struct model_config *config, enum kv_type 
 /* Reserves n_blocks blocks; pages are touched as they are used. STATUS_NO_MEMORY with the size. */
 enum status kv_cache_init(struct kv_cache *kv, const struct model_config *config, enum kv_type type,
                           int32_t n_blocks, struct error *err);
+/* The pool of block numbers alone: the memory (memory_bytes, laid out as above) is elsewhere. */
+enum status kv_cache_init_blocks(struct kv_cache *kv, const struct model_config *config, enum kv_type type,
+                                 int32_t n_blocks, struct error *err);
 void kv_cache_finish(struct kv_cache *kv);
 
 /* Makes table (of *n_blocks entries) long enough for n_tokens positions. False, with nothing taken, when the

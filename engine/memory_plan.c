@@ -9,6 +9,8 @@
 #include "engine/base/cgroup.h"
 #include "engine/base/log.h"
 #include "engine/calibrate.h"
+#include "engine/device_forward.h"
+#include "engine/device_weights.h"
 #include "engine/forward.h"
 #include "engine/kv_cache.h"
 #include "engine/loader.h"
@@ -92,12 +94,13 @@ static const char *human(char text[32], size_t bytes)
 }
 
 /* Why a plan does not fit, in words and numbers; context_bytes is the KV cache of one whole context. */
-static void explain(struct engine_plan *p, size_t context_bytes)
+static void explain(struct engine_plan *p, size_t load_limit, size_t context_bytes)
 {
     char limit[32], weights[32], kept[32], step[32], kv[32], peak[32], tensor[32];
     human(limit, p->memory_limit);
     human(kept, p->kept_bytes);
-    if (p->peak_load_bytes > p->memory_limit) {
+    if (p->peak_load_bytes > load_limit) {
+        human(limit, load_limit);
         snprintf(p->reason, sizeof p->reason,
                  "loading takes %s at its peak (quantized weights %s, weights kept as stored %s, "
                  "the largest tensor %s while it is quantized); the limit is %s",
@@ -105,18 +108,38 @@ static void explain(struct engine_plan *p, size_t context_bytes)
                  human(tensor, p->largest_tensor_bytes), limit);
     } else {
         snprintf(p->reason, sizeof p->reason,
-                 "weights take %s, the buffers of a step %s, "
+                 "%sweights take %s, the buffers of a step %s, "
                  "and the KV cache of one context of %d tokens %s; the limit is %s%s",
-                 human(weights, p->quantized_bytes + p->kept_bytes), human(step, p->step_bytes),
-                 p->max_model_len, human(kv, context_bytes), limit,
+                 p->on_device ? "on the device " : "",
+                 human(weights, p->on_device ? p->device_weights_bytes : p->quantized_bytes + p->kept_bytes),
+                 human(step, p->step_bytes), p->max_model_len, human(kv, context_bytes), limit,
                  p->kv_bytes < context_bytes
                      ? " (max_model_len, max_memory or kv_cache_tokens can change that)"
                      : "");
     }
 }
 
+/* What a device must hold beside the KV cache. */
+static enum status plan_device(struct engine_plan *p, const struct model *model,
+                               const struct engine_options *options, const struct device *device,
+                               struct error *err)
+{
+    const struct model_config *config = &model->config;
+    struct device_limits limits = {.max_rows = memory_plan_rows(options),
+                                   .max_logits = memory_plan_logits(options, config),
+                                   .max_sequences = options->max_running,
+                                   .n_positions = p->max_model_len,
+                                   .batch_invariant = options->batch_invariant};
+    enum status status = device_forward_bytes(&p->step_bytes, device, config, &limits, err);
+    p->on_device = true;
+    /* The rest is for the driver, and for what fragments. */
+    p->memory_limit = options->max_memory ? options->max_memory : device->card.free_bytes / 20 * 19;
+    return status ? status
+                  : device_weights_bytes(&p->device_weights_bytes, model, options, p->max_model_len, err);
+}
+
 enum status memory_plan(struct engine_plan *out, const struct model *model,
-                        const struct engine_options *options, struct error *err)
+                        const struct engine_options *options, const struct device *device, struct error *err)
 {
     const struct model_config *config = &model->config;
     int64_t n_quantized = 0;
@@ -197,10 +220,18 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
                             options->n_threads ? options->n_threads : thread_pool_usual_threads());
     }
 
+    const size_t load_limit = device ? memory_available() : out->memory_limit;
     size_t fixed = out->quantized_bytes + out->kept_bytes + out->step_bytes;
+    if (device) {
+        enum status status = plan_device(out, model, options, device, err);
+        if (status) {
+            return status;
+        }
+        fixed = out->device_weights_bytes + out->step_bytes;
+    }
     size_t left = out->memory_limit > fixed ? out->memory_limit - fixed : 0;
-    /* Without an order from outside, half of what is left stays free for others. */
-    size_t kv_limit = options->max_memory ? left : left / 2;
+    /* Without an order from outside, half of what is left stays free for others, but a device is ours. */
+    size_t kv_limit = options->max_memory || device ? left : left / 2;
     int64_t block_bytes = (int64_t)out->kv_bytes_per_token * KV_BLOCK_TOKENS;
     int64_t blocks_per_sequence = (out->max_model_len + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
     int64_t n_blocks = blocks_per_sequence * options->max_running;
@@ -213,14 +244,14 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
         }
         if (n_blocks > n_fitting || n_blocks > INT32_MAX / KV_BLOCK_TOKENS) {
             out->kv_bytes = (size_t)n_blocks * (size_t)block_bytes;
-            explain(out, out->kv_bytes);
+            explain(out, load_limit, out->kv_bytes);
             return error_set(err, STATUS_NO_MEMORY, "%s: kv_cache_tokens %lld does not fit: %s",
                              options->model_dir, (long long)options->kv_cache_tokens, out->reason);
         }
     }
     n_blocks = n_blocks < n_fitting ? n_blocks : n_fitting;
     n_blocks = n_blocks < INT32_MAX / KV_BLOCK_TOKENS ? n_blocks : INT32_MAX / KV_BLOCK_TOKENS;
-    bool loads = out->peak_load_bytes <= out->memory_limit;
+    bool loads = out->peak_load_bytes <= load_limit;
     if (loads && n_blocks < blocks_per_sequence && !options->max_model_len && n_blocks >= 1) {
         blocks_per_sequence = n_blocks;
         out->max_model_len = (int32_t)(n_blocks * KV_BLOCK_TOKENS);
@@ -232,7 +263,7 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
     out->kv_bytes = (size_t)(n_blocks * block_bytes);
     out->total_bytes = fixed + out->kv_bytes;
     if (!out->fits) {
-        explain(out, (size_t)(blocks_per_sequence * block_bytes));
+        explain(out, load_limit, (size_t)(blocks_per_sequence * block_bytes));
         return error_set(err, STATUS_NO_MEMORY, "%s does not fit: %s", options->model_dir, out->reason);
     }
     return STATUS_OK;

@@ -2,13 +2,14 @@
 #ifndef ENGINE_MEMORY_PLAN_H
 #define ENGINE_MEMORY_PLAN_H
 
+#include "engine/device.h"
 #include "engine/engine.h"
 #include "engine/model.h"
 
-/* Fills the plan. STATUS_NO_MEMORY with all numbers when it does not fit (the plan is filled all the same),
- * STATUS_INVALID when max_model_len is more than the model has positions. */
+/* Fills the plan; device NULL: for the CPU. STATUS_NO_MEMORY with all numbers when it does not fit (the plan
+ * is filled all the same), STATUS_INVALID when max_model_len is more than the model has positions. */
 enum status memory_plan(struct engine_plan *out, const struct model *model,
-                        const struct engine_options *options, struct error *err);
+                        const struct engine_options *options, const struct device *device, struct error *err);
 
 enum kv_type memory_plan_kv_type(const struct engine_options *options);
 int32_t memory_plan_rows(const struct engine_options *options); /* of the largest step */

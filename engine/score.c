@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "engine/device.h"
 #include "engine/forward.h"
 #include "engine/loader.h"
 #include "engine/memory_plan.h"
@@ -16,6 +17,7 @@ struct scorer {
     struct quant_report report;
     struct model *model;
     struct kernels kernels;
+    struct device *device; /* NULL: the CPU */
     struct kv_cache kv;
     struct forward *forward;
     int32_t max_ids, max_step;
@@ -26,14 +28,24 @@ struct scorer {
     const int32_t **tables;
 };
 
-static enum status start(struct scorer *s, struct thread_pool *pool, struct error *err)
+static enum status start(struct scorer *s, struct thread_pool *pool, bool batch_invariant, struct error *err)
 {
     const struct model_config *config = &s->model->config;
     size_t n = (size_t)s->max_step;
     int32_t n_blocks = (s->max_ids + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-    enum status status = kv_cache_init(&s->kv, config, s->info.kv_type, n_blocks, err);
-    if (status || (status = forward_open(&s->forward, s->model, &s->kernels, &s->kv, pool, s->max_step,
-                                         s->max_step, err))) {
+    enum status status;
+    if (s->device) {
+        status = kv_cache_init_blocks(&s->kv, config, s->info.kv_type, n_blocks, err);
+        status = status ? status
+                        : forward_open_device(&s->forward, s->model, s->device, &s->kv, pool, s->max_step,
+                                              s->max_step, 1, s->max_ids, batch_invariant, err);
+    } else {
+        status = kv_cache_init(&s->kv, config, s->info.kv_type, n_blocks, err);
+        status = status ? status
+                        : forward_open(&s->forward, s->model, &s->kernels, &s->kv, pool, s->max_step,
+                                       s->max_step, err);
+    }
+    if (status) {
         return status;
     }
     s->table = calloc((size_t)n_blocks, sizeof *s->table);
@@ -82,15 +94,17 @@ enum status scorer_open(struct scorer **out, const struct engine_options *option
     s->max_ids = max_ids;
     s->max_step = memory_plan_logits(&own, &s->model->config);
     own.prefill_chunk = s->max_step;
-    if ((status = memory_plan(&plan, s->model, &own, err)) ||
+    if ((status = device_open(&s->device, &own, err)) ||
+        (status = memory_plan(&plan, s->model, &own, s->device, err)) ||
         (status = loader_run(s->model, &own, pool, err)) ||
         (status = quant_report_init(&s->report, s->model, &own, err))) {
         goto cleanup;
     }
     engine_info_fill(&s->info, s->model, &s->report, &own, &plan);
-    s->info.kernels = s->kernels.name;
+    s->info.kernels = s->device ? s->device->k.name : s->kernels.name;
+    s->info.device = s->device ? s->device->card.name : "cpu";
     s->info.n_threads = thread_pool_n_threads(pool);
-    status = start(s, pool, err);
+    status = start(s, pool, options->batch_invariant, err);
 cleanup:
     if (status) {
         scorer_close(s);
@@ -114,6 +128,7 @@ void scorer_close(struct scorer *s)
     forward_close(s->forward);
     kv_cache_finish(&s->kv);
     quant_report_finish(&s->report);
+    device_close(s->device);
     model_close(s->model);
     free(s);
 }

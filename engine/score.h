@@ -27,8 +27,8 @@ int32_t scorer_max_step(const struct scorer *scorer);
 
 /* Goes on with the text by n_ids ids (1 to scorer_max_step, each below vocab_size) that stand at position and
  * behind; position 0 begins another text. Returns their logits (n_ids, vocab_size) f32, valid until the next
- * step: row i is about the id behind ids[i]. The bits of a row do not depend on how a text is cut in steps.
- */
+ * step: row i is about the id behind ids[i]. NULL when a device failed. The bits of a row do not depend on
+ * how a text is cut in steps. */
 const float *scorer_step(struct scorer *scorer, int32_t position, const int32_t *ids, int32_t n_ids);
 
 #endif

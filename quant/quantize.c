@@ -182,6 +182,35 @@ size_t quant_matrix_bytes(const struct quant_settings *settings, int32_t n_rows,
     return block_init(&b, settings, n_rows, n_cols) ? b.bytes : SIZE_MAX;
 }
 
+void quant_matrix_shape(struct any4_matrix *out, const struct quant_settings *settings, int32_t n_rows,
+                        int32_t n_cols)
+{
+    static const float something[1] = {0};
+    const struct method *method = &METHODS[settings->method];
+    const bool int8 = method->kind == ANY4_LUT_INT8;
+    struct block b;
+    bool sized = block_init(&b, settings, n_rows, n_cols);
+    assert(sized);
+    (void)sized;
+    *out = (struct any4_matrix){
+        .kind = method->kind,
+        .layout = ANY4_LAYOUT_CPU_V1,
+        .n_rows = n_rows,
+        .n_cols = n_cols,
+        .code_bits = method->code_bits,
+        .group_size = b.group_size,
+        .n_groups = b.n_groups,
+        .row_bytes = b.row_bytes,
+        .codes = (const void *)something,
+        .scales = int8 ? NULL : (const void *)something,
+        .zeros = b.size[PART_ZEROS] ? (const void *)something : NULL,
+        .lut = int8 || !b.size[PART_TABLE] ? NULL : (const void *)something,
+        .group_scales = int8 ? (const void *)something : NULL,
+        .table = int8 ? (const void *)something : NULL,
+        .row_scales = int8 ? something : NULL,
+    };
+}
+
 /* What one thread needs: its own row of floats and codes, and the first bad weight that it met. */
 struct worker {
     float *w, *w_hat;

@@ -88,6 +88,11 @@ struct quant_stats {
  * parts); SIZE_MAX when the shape does not fit. settings->method must not be QUANT_NONE. */
 size_t quant_matrix_bytes(const struct quant_settings *settings, int32_t n_rows, int32_t n_cols);
 
+/* The matrix that quant_matrix would give, but for what its pointers point to: only whether they are NULL
+ * tells something. Arguments as of quant_matrix_bytes, in range. */
+void quant_matrix_shape(struct any4_matrix *out, const struct quant_settings *settings, int32_t n_rows,
+                        int32_t n_cols);
+
 /* Quantizes a matrix (n_rows, n_cols >= 1) into memory (quant_matrix_bytes, 64-byte aligned), which out
  * points into afterwards. moments may be NULL: every
  * column alike. pool may be NULL. A weight that is NaN, infinite or beyond 1e37: STATUS_QUANTIZE

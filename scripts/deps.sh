@@ -32,6 +32,17 @@ install_packages() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
+# cuda_options: Meson options for this machine. CUDA is compiled in where there are both nvcc and a card, for that card alone.
+cuda_options() {
+    nvcc=$(command -v nvcc || echo "${CUDA_PATH:-/usr/local/cuda}/bin/nvcc")
+    card=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -dc 0-9)
+    if [ -x "$nvcc" ] && [ -n "$card" ]; then
+        echo "-Dcuda=enabled -Dcards=$card"
+    else
+        echo "-Dcuda=disabled"
+    fi
+}
+
 # build_in DIRECTORY TARGET MESON_OPTION...: configures once (again if the options changed) and compiles the target.
 build_in() {
     directory=$1

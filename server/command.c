@@ -250,6 +250,7 @@ static void print_plan(const struct engine_plan *p, bool json)
         {"kv_tokens", "KV cache holds", UNIT_TOKENS, (double)p->kv_tokens},
         {"kv_bytes", "KV cache", UNIT_BYTES, (double)p->kv_bytes},
         {"max_model_len", "longest context", UNIT_TOKENS, p->max_model_len},
+        {"device_weights_bytes", "weights on the device", UNIT_BYTES, (double)p->device_weights_bytes},
         {"total_bytes", "all together, when serving", UNIT_BYTES, (double)p->total_bytes},
         {"memory_limit", "memory limit", UNIT_BYTES, (double)p->memory_limit},
     };

@@ -86,6 +86,9 @@ static enum status score_chunk(struct comparison *c, struct scorer *scorer, cons
         job.logits = scorer_step(scorer, at, c->input + at, n_rows);
         job.reference =
             scorer == c->reference ? job.logits : scorer_step(c->reference, at, c->input + at, n_rows);
+        if (!job.logits || !job.reference) {
+            return error_set(err, STATUS_DEVICE, "the device failed: the log says how");
+        }
         thread_pool_run_dynamic(c->pool, n_rows, 1, score_rows, &job);
         for (int32_t i = 0; i < n_rows; i++) {
             const struct row_score *score = &c->scores[i];

@@ -72,9 +72,11 @@ struct config {
     const char *api_key, *api_key_file;
     bool metrics, metrics_auth;
     const char *cors_origin, *allowed_host;
+    const char *device;
+    bool batch_invariant;
     const char *quant, *quant_skip, *cpu_flags, *calib, *quant_cache;
     bool verify_cache;
-    int32_t device, group_size, kv_cache_type, quant_report, quant_weighting;
+    int32_t group_size, kv_cache_type, quant_report, quant_weighting;
     int64_t quant_seed, calib_tokens, calib_max_bytes;
     double quant_max_error;
     bool error_feedback, rotation, channel_scaling;

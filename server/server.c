@@ -174,6 +174,26 @@ int32_t server_group_size(const struct config *config)
     return sizes[config->group_size];
 }
 
+/* "auto", "cpu", "cuda", "cuda:N". */
+static enum status read_device(struct engine_options *out, const char *text, struct error *err)
+{
+    char *end = NULL;
+    const char *colon = strchr(text, ':');
+    errno = 0;
+    const long index = colon ? strtol(colon + 1, &end, 10) : 0;
+    if (!strcmp(text, "auto") || !strcmp(text, "cpu")) {
+        out->device = *text == 'a' ? DEVICE_AUTO : DEVICE_CPU;
+        return STATUS_OK;
+    }
+    if (strncmp(text, "cuda", 4) || (text[4] && text[4] != ':') ||
+        (colon && (*end || colon[1] < '0' || colon[1] > '9' || index > INT32_MAX || errno))) {
+        return error_set(err, STATUS_INVALID, "device: \"%s\", expected auto, cpu, cuda or cuda:N", text);
+    }
+    out->device = DEVICE_CUDA;
+    out->device_index = (int32_t)index;
+    return STATUS_OK;
+}
+
 enum status server_engine_options(struct engine_options *out, const struct config *config, char **skip,
                                   struct error *err)
 {
@@ -183,10 +203,11 @@ enum status server_engine_options(struct engine_options *out, const struct confi
     engine_options_init(out);
     out->model_dir = config->model;
     enum status status = quant_method_parse(&out->quant.method, config->quant, err);
-    if (status ||
+    if (status || (status = read_device(out, config->device ? config->device : "auto", err)) ||
         (status = cpu_flags_parse(&out->cpu_flags, config->cpu_flags ? config->cpu_flags : "all", err))) {
         return status;
     }
+    out->batch_invariant = config->batch_invariant;
     out->quant.weighting = (enum quant_weighting)config->quant_weighting;
     if (out->quant.method == QUANT_NONE && (config->calib || out->quant.weighting)) {
         return error_set(err, STATUS_INVALID, "%s is set, but quant none has nothing to calibrate",

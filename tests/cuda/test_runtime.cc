@@ -300,8 +300,11 @@ static void test_shuffles(void)
             ones += i + lane < 32 && (first + i) % 3 == 0;
         }
         const uint32_t expected[] = {(first + (thread * 5 + 3) % 32) * 1000 + 1,
-                                     (first + (lane ^ 16)) * 1000 + 1, (first + (lane ^ 3)) * 1000 + 1,
-                                     ballot, ones, 29 - thread % 30};
+                                     (first + (lane ^ 16)) * 1000 + 1,
+                                     (first + (lane ^ 3)) * 1000 + 1,
+                                     ballot,
+                                     ones,
+                                     29 - thread % 30};
         for (uint32_t i = 0; i < 6; i++) {
             CHECK(out[thread * 6 + i] == expected[i], "thread %u, operation %u: %u, expected %u", thread, i,
                   out[thread * 6 + i], expected[i]);

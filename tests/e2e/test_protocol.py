@@ -155,6 +155,11 @@ def check_words():
     fits(run.stdout.split()[-2:] == ['fits', 'no'], run.stdout)
     plan = json.loads(any4('plan', model, '--max-memory', '1M', '--json').stdout)
     fits(plan['fits'] is False and plan['reason'] and plan['memory_limit'] == 1 << 20, plan)
+    for word in ('gpu', 'cuda:', 'cuda:x', 'cuda:-1', 'cuda1', 'cuda:99999999999'):
+        failed(2, 'device: "%s", expected auto, cpu, cuda or cuda:N' % word, 'plan', model, '--device', word)
+    failed(7, 'CUDA', 'plan', model, '--device', 'cuda:4096')
+    failed(7, 'CUDA', 'generate', model, '--prompt', 'a', '--device', 'cuda:4096')
+    fits('weights on the device' in any4('plan', model, '--device', 'cpu').stdout)
     failed(2, '--prompt is not valid UTF-8 (byte 0)', 'generate', model, '--prompt', b'\xff')
     failed(2, 'the text is not valid UTF-8 (byte 1)', 'tokenize', model, b'a\xff')
     failed(2, '--max-tokens is -1, must be in 0..', 'generate', model, '--prompt', 'a', '--max-tokens', '-1')

@@ -1,0 +1,277 @@
+/* Whole models on the CUDA kernels, which run on the host's runtime, against the CPU's fp32 kernels with the
+ * same KV type: negative log-likelihood of a chunk, greedy tokens, the same bits in every batch and chunking,
+ * draws on the device, and what is refused. usage: test_forward MODEL_FOLDER [N_NLL N_TOKENS]; without the
+ * folder it skips. */
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/log.h"
+#include "engine/engine.h"
+#include "engine/score.h"
+#include "tests/fixtures.h"
+#include "tokenizer/tokenizer.h"
+
+enum { MAX_IDS = 256, EXIT_SKIPPED = 77 };
+static const double NLL_TOLERANCE = 1e-3, CLOSE_GAP = 0.02;
+
+static int n_checks, n_failures;
+
+#define CHECK(condition, ...)                                                                                \
+    do {                                                                                                     \
+        n_checks++;                                                                                          \
+        if (!(condition)) {                                                                                  \
+            n_failures++;                                                                                    \
+            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);                                  \
+            fprintf(stderr, __VA_ARGS__);                                                                    \
+            fputc('\n', stderr);                                                                             \
+        }                                                                                                    \
+    } while (0)
+
+static void require(enum status status, const struct error *err)
+{
+    if (status) {
+        fprintf(stderr, "%s\n", err->message);
+        exit(1);
+    }
+}
+
+static struct engine_options options_of(const char *folder, enum device_choice device)
+{
+    struct engine_options options;
+    engine_options_init(&options);
+    options.model_dir = folder;
+    options.device = device;
+    options.n_threads = 1;
+    return options;
+}
+
+/* BOS and the beginning of a story in the model's own ids. */
+static int32_t story_ids(int32_t *ids, const char *folder)
+{
+    static const char text[] =
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One "
+        "day "
+        "she saw a big dog. The dog was sad because it could not find its ball. Lily wanted to help the dog. "
+        "They looked under the tree and behind the bench. At last Lily found the ball in the tall grass. The "
+        "dog was so happy that it jumped up and down.";
+    struct tokenizer *tokenizer;
+    struct error err = {0};
+    int32_t *encoded = NULL, n = 0;
+    require(tokenizer_open(&tokenizer, folder, &err), &err);
+    require(tokenizer_encode(tokenizer, text, strlen(text), true, &encoded, &n, &err), &err);
+    n = n < MAX_IDS ? n : MAX_IDS;
+    memcpy(ids, encoded, (size_t)n * sizeof *ids);
+    free(encoded);
+    tokenizer_close(tokenizer);
+    return n;
+}
+
+static double row_nll(const float *logits, int32_t n_vocab, int32_t id)
+{
+    double max = -INFINITY, sum = 0;
+    for (int32_t i = 0; i < n_vocab; i++) {
+        max = logits[i] > max ? (double)logits[i] : max;
+    }
+    for (int32_t i = 0; i < n_vocab; i++) {
+        sum += exp((double)logits[i] - max);
+    }
+    return max + log(sum) - (double)logits[id];
+}
+
+static double chunk_nll(const char *folder, enum device_choice device, enum kv_cache_choice kv_type,
+                        const int32_t *ids, int32_t n)
+{
+    struct engine_options options = options_of(folder, device);
+    struct scorer *scorer;
+    struct error err = {0};
+    double sum = 0;
+    options.kv_type = kv_type;
+    require(scorer_open(&scorer, &options, n, NULL, &err), &err);
+    const int32_t n_vocab = scorer_get_info(scorer)->config.vocab_size;
+    const float *logits = scorer_step(scorer, 0, ids, n - 1);
+    CHECK(logits, "no logits");
+    for (int32_t i = 0; logits && i + 1 < n; i++) {
+        sum += row_nll(logits + (int64_t)i * n_vocab, n_vocab, ids[i + 1]);
+    }
+    scorer_close(scorer);
+    return sum / (n - 1);
+}
+
+static void check_nll(const char *folder, const int32_t *ids, int32_t n)
+{
+    static const enum kv_cache_choice types[] = {KV_CHOICE_BF16, KV_CHOICE_F16, KV_CHOICE_F32};
+    static const char *const names[] = {"bf16", "f16", "f32"};
+    for (int32_t i = 0; i < 3; i++) {
+        const double cpu = chunk_nll(folder, DEVICE_CPU, types[i], ids, n);
+        const double cuda = chunk_nll(folder, DEVICE_CUDA, types[i], ids, n);
+        printf("%s KV, %d tokens: NLL %.6f on the CPU, %.6f on CUDA's kernels, difference %.1e\n", names[i],
+               n - 1, cpu, cuda, cuda - cpu);
+        CHECK(fabs(cuda - cpu) <= NLL_TOLERANCE, "%s KV: NLL %g against %g", names[i], cuda, cpu);
+    }
+}
+
+/* What one sequence came to. */
+struct answer {
+    int32_t n, ids[MAX_IDS];
+    float logprobs[MAX_IDS];
+    float gaps[MAX_IDS]; /* between the best and the second best, where logprobs were asked for */
+};
+
+struct question {
+    const int32_t *ids;
+    int32_t n_ids, n_wanted;
+    float temperature;
+    bool logprobs;
+    struct request *request;
+    struct answer answer;
+};
+
+static struct engine *open_engine(const char *folder, enum device_choice device, int32_t chunk)
+{
+    struct engine_options options = options_of(folder, device);
+    struct engine *engine;
+    struct error err = {0};
+    options.max_running = 4;
+    options.prefill_chunk = chunk;
+    options.max_model_len = MAX_IDS;
+    require(engine_open(&engine, &options, &err), &err);
+    return engine;
+}
+
+/* All side by side. */
+static void ask(struct engine *engine, struct question *questions, int32_t n)
+{
+    struct error err = {0};
+    for (int32_t i = 0; i < n; i++) {
+        struct question *q = &questions[i];
+        struct generate_params params;
+        generate_params_init(&params);
+        params.temperature = q->temperature;
+        params.seed = 7;
+        params.top_p = 0.95f;
+        params.ignore_eos = true;
+        params.max_tokens = q->n_wanted;
+        params.logprobs = q->logprobs ? 2 : -1;
+        require(engine_submit(engine, &params, q->ids, q->n_ids, NULL, NULL, &q->request, &err), &err);
+    }
+    for (int32_t i = 0; i < n; i++) {
+        struct question *q = &questions[i];
+        struct token_event event;
+        q->answer.n = 0;
+        while (request_wait(q->request, &event, -1) && event.kind == EVENT_TOKEN) {
+            const int32_t at = q->answer.n++;
+            q->answer.ids[at] = event.token;
+            q->answer.logprobs[at] = q->logprobs ? event.logprob.logprob : 0;
+            q->answer.gaps[at] = q->logprobs ? event.top[0].logprob - event.top[1].logprob : 0;
+        }
+        request_release(q->request);
+    }
+}
+
+static void check_tokens(const char *folder, const int32_t *ids, int32_t n_tokens)
+{
+    struct question cpu = {.ids = ids, .n_ids = 6, .n_wanted = n_tokens, .logprobs = true}, cuda = cpu;
+    struct engine *engine = open_engine(folder, DEVICE_CPU, 64);
+    ask(engine, &cpu, 1);
+    engine_close(engine);
+    engine = open_engine(folder, DEVICE_CUDA, 64);
+    ask(engine, &cuda, 1);
+    engine_close(engine);
+    int32_t at = 0;
+    while (at < n_tokens && cpu.answer.gaps[at] >= CLOSE_GAP && cpu.answer.ids[at] == cuda.answer.ids[at]) {
+        at++;
+    }
+    printf("greedy: %d of %d tokens equal the CPU's", at, n_tokens);
+    if (at < n_tokens) {
+        printf(", then the CPU's best two are %.3f apart", (double)cpu.answer.gaps[at]);
+    }
+    printf("\n");
+    CHECK(cuda.answer.n == n_tokens && (at == n_tokens || cpu.answer.gaps[at] < CLOSE_GAP),
+          "token %d is %d, on the CPU %d", at, cuda.answer.ids[at], cpu.answer.ids[at]);
+}
+
+static bool same(const struct answer *a, const struct answer *b)
+{
+    return a->n == b->n && !memcmp(a->ids, b->ids, (size_t)a->n * sizeof *a->ids) &&
+           !memcmp(a->logprobs, b->logprobs, (size_t)a->n * sizeof *a->logprobs);
+}
+
+/* Three sequences alone and together, in long chunks and in short ones: ids and bits of logprobs. */
+static void check_invariance(const char *folder, const int32_t *ids, int32_t n_tokens)
+{
+    struct question alone[] = {
+        {.ids = ids, .n_ids = 5, .n_wanted = n_tokens, .logprobs = true},
+        {.ids = ids + 3, .n_ids = 70, .n_wanted = 2, .logprobs = true, .temperature = 0.8f},
+        {.ids = ids + 9, .n_ids = 3, .n_wanted = n_tokens, .temperature = 1}, /* drawn on the device */
+    };
+    enum { N = sizeof alone / sizeof alone[0] };
+    struct question together[N];
+    memcpy(together, alone, sizeof alone);
+    struct engine *engine = open_engine(folder, DEVICE_CUDA, 96);
+    for (int32_t i = 0; i < N; i++) {
+        ask(engine, &alone[i], 1);
+    }
+    engine_close(engine);
+    engine = open_engine(folder, DEVICE_CUDA, 24);
+    ask(engine, together, N);
+    engine_close(engine);
+    for (int32_t i = 0; i < N; i++) {
+        CHECK(alone[i].answer.n == alone[i].n_wanted && same(&alone[i].answer, &together[i].answer),
+              "sequence %d differs in a batch", i);
+    }
+    /* With the same seed and no logprobs asked for the device draws; with them the host does. */
+    struct question host = alone[2], *device = &alone[2];
+    host.logprobs = true;
+    engine = open_engine(folder, DEVICE_CUDA, 96);
+    ask(engine, &host, 1);
+    engine_close(engine);
+    CHECK(!memcmp(host.answer.ids, device->answer.ids, (size_t)n_tokens * sizeof *host.answer.ids),
+          "the device draws other tokens than the host");
+}
+
+static void check_refusals(const char *folder)
+{
+    struct engine_options options = options_of(folder, DEVICE_CUDA);
+    struct engine *engine;
+    struct engine_plan plan;
+    struct error err = {0};
+    options.device_index = 1;
+    CHECK(engine_open(&engine, &options, &err) == STATUS_DEVICE && !engine, "%s", err.message);
+    CHECK(strstr(err.message, "device 1"), "%s", err.message);
+    options.device_index = 0;
+    options.max_memory = 300000;
+    CHECK(engine_open(&engine, &options, &err) == STATUS_NO_MEMORY && !engine, "%s", err.message);
+    CHECK(strstr(err.message, "on the device weights take"), "%s", err.message);
+    options.max_memory = 0;
+    CHECK(engine_plan(&plan, &options, &err) == STATUS_OK, "%s", err.message);
+    CHECK(plan.on_device && plan.fits && plan.device_weights_bytes > 0, "%s", plan.reason);
+}
+
+int main(int argc, char **argv)
+{
+    char folder[4096];
+    int32_t ids[MAX_IDS];
+    if (argc < 2) {
+        fprintf(stderr, "usage: test_forward FIXTURE [NLL_TOKENS TOKENS]\n");
+        return 2;
+    }
+    if (!fixture_path(folder, sizeof folder, argv[1])) {
+        return EXIT_SKIPPED;
+    }
+    const int32_t n_nll = argc > 2 ? atoi(argv[2]) : 64, n_tokens = argc > 3 ? atoi(argv[3]) : 16;
+    log_configure(LOG_FORMAT_TEXT, LOG_WARNING, stderr);
+    const int32_t n = story_ids(ids, folder);
+    if (n < 80 || n_nll > n || n_tokens > MAX_IDS / 2) {
+        fprintf(stderr, "%d ids of text are too few\n", (int)n);
+        return 1;
+    }
+    check_refusals(folder);
+    check_nll(folder, ids, n_nll);
+    check_tokens(folder, ids, n_tokens);
+    check_invariance(folder, ids, n_tokens < 4 ? n_tokens : 4);
+    fprintf(stderr, "forward of %s: %d checks, %d failures\n", argv[1], n_checks, n_failures);
+    return n_failures > 0;
+}
