@@ -16,6 +16,11 @@ extern "C" {
 #include "tests/kernels/support.h"
 }
 
+/* One seed and few shapes: for checkers that slow everything down a hundredfold. */
+#if defined(SIMT_TSAN) && !defined(TEST_FEW_SHAPES)
+#define TEST_FEW_SHAPES
+#endif
+
 static int n_checks, n_failures;
 
 /* Checks a condition; the message says what was tested with which shape and seed. */

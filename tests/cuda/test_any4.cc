@@ -180,7 +180,7 @@ int main(int n_arguments, char **arguments)
     checks_begin(120);
     kernels_init_cpu(&scalar, 0);
     test_refusals();
-#ifdef SIMT_TSAN
+#ifdef TEST_FEW_SHAPES
     (void)n_arguments;
     (void)arguments;
     test_all(ANY4_LUT_INT8, 33, 1408, 32, DATA_RANDOM, {1, 9}, 2);

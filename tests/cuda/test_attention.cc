@@ -385,7 +385,7 @@ int main(void)
     test_tiles();
     test_refusals();
     double error[3] = {}, rounding[3] = {};
-#ifdef SIMT_TSAN
+#ifdef TEST_FEW_SHAPES
     const struct shape shapes[] = {{KV_BF16, 8, 4, 1, 16, 0, DATA_RANDOM, 1},
                                    {KV_F32, 8, 2, 1, 4, 0, DATA_RANDOM, 2}};
     for (const struct shape &s : shapes) {

@@ -5,7 +5,7 @@
 
 static struct kernels scalar;
 
-#ifdef SIMT_TSAN
+#ifdef TEST_FEW_SHAPES
 static const int32_t SIZES[] = {1, 200}, TOKENS[] = {2};
 static const uint64_t N_SEEDS = 1;
 #else

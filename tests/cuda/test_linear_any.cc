@@ -230,7 +230,7 @@ int main(int n_arguments, char **arguments)
     kernels_init_cpu(&scalar, 0);
     test_refusals();
     test_bias();
-#ifdef SIMT_TSAN
+#ifdef TEST_FEW_SHAPES
     (void)n_arguments;
     (void)arguments;
     test(format_of(ANY4_LUT, 3), 5, 200, 32, DATA_RANDOM, 9, 1);

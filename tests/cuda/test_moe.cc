@@ -231,7 +231,7 @@ int main(int n_arguments, char **arguments)
     checks_begin(120);
     kernels_init_cpu(&scalar, 0);
     test_refusals();
-#ifdef SIMT_TSAN
+#ifdef TEST_FEW_SHAPES
     (void)n_arguments;
     (void)arguments;
     test_route(8, 2, 33, true, 1);

@@ -182,7 +182,7 @@ int main(int n_arguments, char **arguments)
     kernels_init_cpu(&scalar, 0);
     test_refusals();
     test_cublas();
-#ifdef SIMT_TSAN
+#ifdef TEST_FEW_SHAPES
     (void)n_arguments;
     (void)arguments;
     test(ANY4_LUT_INT8, 33, 700, 32, 66, {3}, 1);

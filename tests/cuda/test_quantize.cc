@@ -291,7 +291,7 @@ int main(int n_arguments, char **arguments)
 {
     checks_begin(120);
     test_refusals();
-#ifdef SIMT_TSAN
+#ifdef TEST_FEW_SHAPES
     (void)n_arguments;
     (void)arguments;
     test({4, 200, 32, 4, ANY4_BF16, true, 1}, {2});

@@ -231,7 +231,7 @@ int main(void)
     checks_begin(60);
     test_refusals();
     test_unusable();
-#ifdef SIMT_TSAN
+#ifdef TEST_FEW_SHAPES
     test_rows(700, 6, LOGITS_TIES, 1);
     test_rows(700, 6, LOGITS_NORMAL, 2);
 #else
