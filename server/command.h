@@ -28,7 +28,8 @@ struct outcome {
 typedef enum status command_fn(const struct config *config, struct outcome *outcome, struct error *err);
 
 command_fn command_serve, command_generate, command_eval, command_tokenize, command_plan, command_verify,
-    command_healthcheck, command_version, command_bench_decode, command_bench_quantize, command_quantize;
+    command_healthcheck, command_version, command_bench_decode, command_bench_kernels, command_bench_quantize,
+    command_quantize;
 
 /* The exit code of a failure. */
 enum exit_code exit_code_of(enum status status);

@@ -188,8 +188,8 @@ const struct config_key config_keys[] = {
      "random prompt ids per sequence"},
     {"output_tokens", CONFIG_INT, CONFIG_FOR_BENCH_DECODE, "128", 2, 16777215, 0, AT(output_tokens), false,
      "tokens decoded per sequence"},
-    {"repeat", CONFIG_INT, CONFIG_FOR_BENCH_DECODE | CONFIG_FOR_BENCH_QUANTIZE, "5", 1, 1000, 0, AT(repeat),
-     false, "runs of each measurement"},
+    {"repeat", CONFIG_INT, CONFIG_FOR_BENCH_DECODE | CONFIG_FOR_BENCH_QUANTIZE | CONFIG_FOR_BENCH_KERNELS,
+     "5", 1, 1000, 0, AT(repeat), false, "runs of each measurement"},
 
     /* bench quantize */
     {"rows", CONFIG_INT, CONFIG_FOR_BENCH_QUANTIZE, "512", 1, 1048576, 0, AT(rows), false,

@@ -32,6 +32,8 @@ static const struct command {
      "Asks a running server whether it is ready: exit 0 or 1."},
     {"bench decode", CONFIG_FOR_BENCH_DECODE, command_bench_decode, "any4 bench decode MODEL_DIR [flags]",
      "Decode speed by batch size, without HTTP."},
+    {"bench kernels", CONFIG_FOR_BENCH_KERNELS, command_bench_kernels, "any4 bench kernels [flags]",
+     "Speed of the CUDA kernels, beside the card's memory and cuBLAS."},
     {"bench quantize", CONFIG_FOR_BENCH_QUANTIZE, command_bench_quantize, "any4 bench quantize [flags]",
      "Quantizing speed by format and threads, on synthetic weights."},
     {"bench serve", 0, NULL, "any4 bench serve --url URL [flags]",
