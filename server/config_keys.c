@@ -28,7 +28,7 @@ const struct config_key config_keys[] = {
      "name in answers, further names as a comma list; default: the folder's name"},
     {"threads", CONFIG_INT, QUANTIZER, "0", 0, 1024, 0, AT(threads), false,
      "compute threads; 0: physical cores"},
-    {"device", CONFIG_STRING, ENGINE, "auto", 0, 0, 0, AT(device), false,
+    {"device", CONFIG_STRING, ENGINE | CONFIG_FOR_BENCH_KERNELS, "auto", 0, 0, 0, AT(device), false,
      "auto: a CUDA device where one can be used, else the CPU; cpu; cuda or cuda:N: that device or exit 7"},
     {"batch_invariant", CONFIG_BOOL, ENGINE, "on", 0, 0, 0, AT(batch_invariant), false,
      "the same bits in every batch; off: on CUDA the fastest kernel for each batch"},

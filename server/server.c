@@ -174,8 +174,7 @@ int32_t server_group_size(const struct config *config)
     return sizes[config->group_size];
 }
 
-/* "auto", "cpu", "cuda", "cuda:N". */
-static enum status read_device(struct engine_options *out, const char *text, struct error *err)
+enum status server_read_device(struct engine_options *out, const char *text, struct error *err)
 {
     char *end = NULL;
     const char *colon = strchr(text, ':');
@@ -203,7 +202,7 @@ enum status server_engine_options(struct engine_options *out, const struct confi
     engine_options_init(out);
     out->model_dir = config->model;
     enum status status = quant_method_parse(&out->quant.method, config->quant, err);
-    if (status || (status = read_device(out, config->device ? config->device : "auto", err)) ||
+    if (status || (status = server_read_device(out, config->device ? config->device : "auto", err)) ||
         (status = cpu_flags_parse(&out->cpu_flags, config->cpu_flags ? config->cpu_flags : "all", err))) {
         return status;
     }

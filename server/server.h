@@ -56,6 +56,9 @@ void server_publish(struct server *s, struct engine *engine, struct tokenizer *t
 /* Whether key is one of the server's: every byte of every key is compared, whatever the outcome. */
 bool server_key_matches(const struct server *s, const char *key);
 
+/* The words of --device into options: "auto", "cpu", "cuda", "cuda:N". */
+enum status server_read_device(struct engine_options *out, const char *text, struct error *err);
+
 /* Options of the engine from the configuration. skip owns the strings that options borrows: free(*skip) after
  * opening. */
 enum status server_engine_options(struct engine_options *out, const struct config *config, char **skip,
