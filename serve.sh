@@ -34,5 +34,8 @@ model=$(cd "$model" && pwd)
 install_packages $packages_build
 cd "$here"
 [ -x build/server/any4 ] || echo "any4: building (a minute the first time)" >&2
-build_in build server/any4 --buildtype=release -Dtests=disabled $(cuda_options)
+if ! build_in build server/any4 --buildtype=release -Dtests=disabled $(cuda_options); then
+    echo "any4: building again without CUDA" >&2
+    build_in build server/any4 --buildtype=release -Dtests=disabled -Dcuda=disabled
+fi
 exec ./build/server/any4 serve "$model" "$@"

@@ -56,10 +56,12 @@ static size_t rope_bytes(const struct model_config *c, int32_t n_positions)
     return (size_t)n_positions * (size_t)(c->head_dim / 2) * sizeof(float);
 }
 
-enum status device_weights_bytes(size_t *out, const struct model *model, const struct engine_options *options,
-                                 int32_t n_positions, struct error *err)
+enum status device_weights_bytes(size_t *out, size_t *staging, const struct model *model,
+                                 const struct engine_options *options, int32_t n_positions, struct error *err)
 {
     const struct model_config *c = &model->config;
+    size_t quantized = 0, largest = 0;
+    double n_quantized = 0;
     *out = embedding_bytes(model, options->rotation) + norms_bytes(c) + 2 * rope_bytes(c, n_positions);
     for (int64_t i = 0; i < model->n_linears; i++) {
         const struct linear *linear = &model->linears[i];
@@ -70,20 +72,31 @@ enum status device_weights_bytes(size_t *out, const struct model *model, const s
         if (status) {
             return error_prefix(err, linear->name);
         }
-        *out += bytes + (linear->bias_source ? (size_t)linear->w.n_rows * sizeof(float) : 0);
+        largest = bytes > largest ? bytes : largest;
+        quantized += linear->quantize ? bytes : 0;
+        n_quantized += linear->quantize ? (double)linear->source->n_elements : 0;
+        *out += (linear->quantize ? 0 : bytes) +
+                (linear->bias_source ? (size_t)linear->w.n_rows * sizeof(float) : 0);
     }
+    if (options->bits_per_weight > 0) { /* no width is chosen yet; an eighth for padding */
+        const double most = options->bits_per_weight / 8 * n_quantized * 1.125;
+        quantized = (double)quantized > most ? quantized : (size_t)most;
+    }
+    *out += quantized;
+    *staging = 2 * largest; /* in tiles, and in the device's arrangement */
     return STATUS_OK;
 }
 
 /* ---- copies ---- */
 
-/* Device memory with a copy of `bytes` at `from`. */
+/* Device memory with a copy of `bytes` at `from`, which may go when this returns. */
 static enum status copy_to(struct device_weights *w, void **out, const void *from, size_t bytes,
                            const char *what, struct error *err)
 {
     const struct device *d = w->device;
     enum status status = d->k.alloc(out, bytes, what, err);
-    return status ? status : d->k.upload(&d->card, *out, from, bytes, err);
+    status = status ? status : d->k.upload(&d->card, *out, from, bytes, err);
+    return status ? status : d->k.wait(&d->card, err);
 }
 
 static enum status copy_linear(struct device_weights *w, const struct linear *linear,
@@ -142,6 +155,12 @@ static void copy_linears(void *context, int64_t begin, int64_t end, int32_t thre
     struct device_weights *w = job->w;
     struct error err;
     (void)thread;
+    pthread_mutex_lock(&job->lock);
+    const bool failed = job->status != STATUS_OK;
+    pthread_mutex_unlock(&job->lock);
+    if (failed) {
+        return;
+    }
     enum status status = w->device->k.enter(&w->device->card, &err);
     for (int64_t i = begin; i < end && !status; i++) {
         status = copy_linear(w, &w->model->linears[i], &w->linears[i], &err);
@@ -280,7 +299,7 @@ enum status device_weights_open(struct device_weights **out, const struct device
     }
     if (status || (status = copy_embedding(w, err)) ||
         (status = copy_to(w, (void **)&w->norms, model->norms, norms_bytes(c), "norms", err)) ||
-        (status = copy_rope(w, n_positions, err)) || (status = device->k.wait(&device->card, err))) {
+        (status = copy_rope(w, n_positions, err))) {
         device_weights_close(w);
         return status;
     }
@@ -294,6 +313,7 @@ void device_weights_close(struct device_weights *w)
         return;
     }
     const struct cuda_kernels *k = &w->device->k;
+    k->enter(&w->device->card, NULL);
     for (int64_t i = 0; w->linears && i < w->model->n_linears; i++) {
         k->free(w->linears[i].memory);
         k->free(w->linears[i].bias);

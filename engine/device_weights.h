@@ -38,9 +38,11 @@ enum status device_weights_open(struct device_weights **out, const struct device
                                 struct error *err);
 void device_weights_close(struct device_weights *w); /* accepts NULL */
 
-/* Bytes that they will take, from a bound model alone. */
-enum status device_weights_bytes(size_t *out, const struct model *model, const struct engine_options *options,
-                                 int32_t n_positions, struct error *err);
+/* Bytes that they will take, from a bound model alone, and those of the host that a thread needs to copy
+ * them. */
+enum status device_weights_bytes(size_t *out, size_t *staging, const struct model *model,
+                                 const struct engine_options *options, int32_t n_positions,
+                                 struct error *err);
 
 static inline const struct device_linear *device_weights_linear(const struct device_weights *w,
                                                                 const struct linear *linear)

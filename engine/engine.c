@@ -23,7 +23,8 @@ struct counters {
     _Atomic int32_t running, waiting, batch_size, live;
     _Atomic int64_t kv_tokens_used, prompt_tokens, generation_tokens, preemptions, steps, last_step_ns;
     _Atomic int64_t finished[FINISH_ERROR + 1];
-    _Atomic int64_t drain_ns; /* smoothed nanoseconds between two ends while work is waiting */
+    atomic_bool device_failed; /* nothing can be computed any more */
+    _Atomic int64_t drain_ns;  /* smoothed nanoseconds between two ends while work is waiting */
 };
 
 struct engine {
@@ -260,7 +261,8 @@ static void step(struct engine *e)
         }
         struct sample_job job = {e, logits};
         int64_t n_logits = (int64_t)s->batch.n_logits * e->model->config.vocab_size;
-        if (!logits) { /* the device failed: as with logits that are not usable */
+        if (!logits) { /* the device failed, for good: as with logits that are not usable */
+            atomic_store(&e->counters.device_failed, true);
             for (int32_t i = 0; i < s->n_running; i++) {
                 s->running[i]->failed = true;
             }
@@ -323,6 +325,8 @@ static void fill_info(struct engine *e, const struct engine_plan *plan)
     info->kv_bytes = e->kv.memory_bytes;
     info->kernels = e->device ? e->device->k.name : e->kernels.name;
     info->device = e->device ? e->device->card.name : "cpu";
+    info->device_bytes =
+        plan->on_device ? plan->device_weights_bytes + plan->step_bytes + e->kv.memory_bytes : 0;
     info->n_threads = thread_pool_n_threads(e->pool);
     info->calibrate_seconds = e->model->calibrate_seconds;
 }
@@ -385,11 +389,17 @@ enum status engine_open(struct engine **out, const struct engine_options *option
     e->inbox_end = &e->inbox;
     kernels_init_cpu(&e->kernels, options->cpu_flags);
     if ((status = model_bind(&e->model, options, err)) || (status = device_open(&e->device, options, err)) ||
-        (status = memory_plan(&plan, e->model, options, e->device, err)) ||
+        (status = memory_plan_on(&plan, &e->device, e->model, options, err)) ||
         (status = thread_pool_open(&e->pool, options->n_threads, err)) ||
         (status = loader_run(e->model, options, e->pool, err)) ||
-        (status = quant_report_init(&e->report, e->model, options, err)) ||
-        (status = start_step(e, &plan, err))) {
+        (status = quant_report_init(&e->report, e->model, options, err))) {
+        engine_close(e);
+        return status;
+    }
+    model_cache_start_write(e->model->cache);
+    if ((status = start_step(e, &plan, err))) {
+        /* A device that failed is no reason to quantize again. */
+        model_cache_wait(e->model->cache, NULL);
         engine_close(e);
         return status;
     }
@@ -397,7 +407,6 @@ enum status engine_open(struct engine **out, const struct engine_options *option
     e->options.calib_ids = NULL; /* the caller's, read while loading */
     e->options.quant_cache = NULL;
     quant_report_log(&e->report, &e->info, options->quant_report);
-    model_cache_start_write(e->model->cache);
     *out = e;
     return STATUS_OK;
 }
@@ -444,7 +453,7 @@ enum status engine_plan(struct engine_plan *out, const struct engine_options *op
         model_close(model);
         return status;
     }
-    status = memory_plan(out, model, options, device, err);
+    status = memory_plan_on(out, &device, model, options, err);
     device_close(device);
     if (status == STATUS_NO_MEMORY) { /* a plan that does not fit is an answer, not a failure */
         status = STATUS_OK;
@@ -506,6 +515,9 @@ enum status engine_submit(struct engine *e, const struct generate_params *params
     if (status) {
         return status;
     }
+    if (atomic_load(&e->counters.device_failed)) {
+        return error_set(err, STATUS_DEVICE, "the device has failed, and the log says how");
+    }
     /* The place in the queue is taken first, so that two threads cannot both take the last one. */
     if (atomic_fetch_add(&e->counters.waiting, 1) >= e->options.max_queue && !params->admitted) {
         atomic_fetch_sub(&e->counters.waiting, 1);
@@ -553,6 +565,7 @@ void engine_get_stats(const struct engine *e, struct engine_stats *out)
         .steps = c->steps,
         .last_step_age_seconds = c->live && last_step ? 1e-9 * (double)(clock_ns() - last_step) : 0,
         .drain_seconds_per_request = 1e-9 * (double)c->drain_ns,
+        .device_failed = c->device_failed,
     };
     for (int i = 0; i <= FINISH_ERROR; i++) {
         out->finished[i] = c->finished[i];

@@ -167,6 +167,7 @@ struct engine_stats {
     int64_t finished[FINISH_ERROR + 1]; /* by reason */
     double last_step_age_seconds;       /* since the last step ended while work is running; 0 when idle */
     double drain_seconds_per_request;   /* smoothed: for Retry-After */
+    bool device_failed; /* for good: sequences ended with FINISH_ERROR, others are refused (STATUS_DEVICE) */
 };
 void engine_get_stats(const struct engine *engine, struct engine_stats *out);
 
@@ -179,7 +180,8 @@ struct engine_info {
     int32_t group_size;
     enum kv_type kv_type;
     const char *kernels;
-    const char *device; /* "cpu" or the card's name */
+    const char *device;  /* "cpu" or the card's name */
+    size_t device_bytes; /* of its memory: weights, step, KV cache; 0: the CPU */
     int32_t n_threads;
     double bits_per_weight; /* of the quantized linears: codes, scales, zeros, tables, padding; of all as
                              * stored when none is quantized */

@@ -325,11 +325,6 @@ void forward_head_input(struct forward *f, int32_t n_rows)
     norm(f, f->h, f->x, f->model->final_norm, n_rows);
 }
 
-bool forward_draws(const struct forward *f)
-{
-    return f->device != NULL;
-}
-
 const float *forward_step_draw(struct forward *f, const struct batch *batch, const struct draw *draws,
                                int32_t *drawn)
 {

@@ -54,10 +54,8 @@ enum status forward_open_device(struct forward **out, const struct model *model,
  * step. NULL when a device failed, with the reason in the log; never without one. */
 const float *forward_step(struct forward *forward, const struct batch *batch);
 
-/* Whether forward_step_draw may want anything. */
-bool forward_draws(const struct forward *forward);
-/* The same, but draws the tokens that are wanted: drawn[i] for logit row i, -1 where its logits are not
- * usable. The logits of those rows are not there to be read. */
+/* The same on a device, but draws the tokens that are wanted: drawn[i] for logit row i, -1 where its logits
+ * are not usable. The logits of those rows are not there to be read. */
 const float *forward_step_draw(struct forward *forward, const struct batch *batch, const struct draw *draws,
                                int32_t *drawn);
 

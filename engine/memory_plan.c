@@ -130,12 +130,26 @@ static enum status plan_device(struct engine_plan *p, const struct model *model,
                                    .max_sequences = options->max_running,
                                    .n_positions = p->max_model_len,
                                    .batch_invariant = options->batch_invariant};
+    size_t staging = 0;
+    if (config->n_experts && options->bits_per_weight > 0) {
+        return error_set(err, STATUS_INVALID,
+                         "bits_per_weight gives experts different widths, which have no CUDA kernel: use "
+                         "--device cpu");
+    }
     enum status status = device_forward_bytes(&p->step_bytes, device, config, &limits, err);
+    if (status || (status = device_weights_bytes(&p->device_weights_bytes, &staging, model, options,
+                                                 p->max_model_len, err))) {
+        return status;
+    }
     p->on_device = true;
     /* The rest is for the driver, and for what fragments. */
     p->memory_limit = options->max_memory ? options->max_memory : device->card.free_bytes / 20 * 19;
-    return status ? status
-                  : device_weights_bytes(&p->device_weights_bytes, model, options, p->max_model_len, err);
+    /* Beside the loaded weights: what threads copy from, and the logits that the device leaves. */
+    size_t n_threads = (size_t)(options->n_threads ? options->n_threads : thread_pool_usual_threads());
+    size_t copying = p->quantized_bytes + p->kept_bytes + n_threads * staging +
+                     (size_t)limits.max_logits * (size_t)config->vocab_size * sizeof(float);
+    p->peak_load_bytes = p->peak_load_bytes > copying ? p->peak_load_bytes : copying;
+    return STATUS_OK;
 }
 
 enum status memory_plan(struct engine_plan *out, const struct model *model,
@@ -267,4 +281,24 @@ enum status memory_plan(struct engine_plan *out, const struct model *model,
         return error_set(err, STATUS_NO_MEMORY, "%s does not fit: %s", options->model_dir, out->reason);
     }
     return STATUS_OK;
+}
+
+enum status memory_plan_on(struct engine_plan *out, struct device **device, const struct model *model,
+                           const struct engine_options *options, struct error *err)
+{
+    struct error why = {0};
+    enum status status = memory_plan(out, model, options, *device, &why);
+    if ((status == STATUS_NO_MEMORY || status == STATUS_INVALID) && *device &&
+        options->device == DEVICE_AUTO) {
+        struct engine_plan plan;
+        struct error fault;
+        if (!memory_plan(&plan, model, options, NULL, &fault)) {
+            log_warning("the CPU computes, not %s: %s", (*device)->card.name, why.message);
+            device_close(*device);
+            *device = NULL;
+            *out = plan;
+            return STATUS_OK;
+        }
+    }
+    return status ? error_set(err, status, "%s", why.message) : STATUS_OK;
 }

@@ -11,6 +11,11 @@
 enum status memory_plan(struct engine_plan *out, const struct model *model,
                         const struct engine_options *options, const struct device *device, struct error *err);
 
+/* The same for *device, or, where device auto found one that the model cannot use or does not fit, for the
+ * CPU: then *device is closed and NULL, and the log says why. */
+enum status memory_plan_on(struct engine_plan *out, struct device **device, const struct model *model,
+                           const struct engine_options *options, struct error *err);
+
 enum kv_type memory_plan_kv_type(const struct engine_options *options);
 int32_t memory_plan_rows(const struct engine_options *options); /* of the largest step */
 int32_t memory_plan_logits(const struct engine_options *options, const struct model_config *config);

@@ -95,7 +95,7 @@ enum status scorer_open(struct scorer **out, const struct engine_options *option
     s->max_step = memory_plan_logits(&own, &s->model->config);
     own.prefill_chunk = s->max_step;
     if ((status = device_open(&s->device, &own, err)) ||
-        (status = memory_plan(&plan, s->model, &own, s->device, err)) ||
+        (status = memory_plan_on(&plan, &s->device, s->model, &own, err)) ||
         (status = loader_run(s->model, &own, pool, err)) ||
         (status = quant_report_init(&s->report, s->model, &own, err))) {
         goto cleanup;

@@ -32,12 +32,13 @@ install_packages() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 }
 
-# cuda_options: Meson options for this machine. CUDA is compiled in where there are both nvcc and a card, for that card alone.
+# cuda_options: Meson options for this machine. CUDA is compiled in where there are nvcc and cards that it is for, for those cards.
 cuda_options() {
     nvcc=$(command -v nvcc || echo "${CUDA_PATH:-/usr/local/cuda}/bin/nvcc")
-    card=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -dc 0-9)
-    if [ -x "$nvcc" ] && [ -n "$card" ]; then
-        echo "-Dcuda=enabled -Dcards=$card"
+    cards=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d '. ' | sort -n -u |
+        while read -r card; do [ "$card" -ge 80 ] 2>/dev/null && echo "$card"; done | paste -s -d , -)
+    if [ -x "$nvcc" ] && [ -n "$cards" ]; then
+        echo "-Dcuda=enabled -Dcards=$cards"
     else
         echo "-Dcuda=disabled"
     fi

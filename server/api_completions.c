@@ -107,8 +107,9 @@ static enum exchange_step job_step(struct exchange *x)
     return x->streaming || x->stream.length ? EXCHANGE_STREAM : EXCHANGE_WAIT;
 }
 
-/* A stream is written to as often as the server allows. What nobody sees before the end need not be looked at
- * with every token, but where a stop string may end it. */
+/* A stream is written to as often as the server allows; then a stop string in it is seen an interval late.
+ * What nobody sees before the end need not be looked at with every token, but where a stop string may end it.
+ */
 static int64_t job_pace(const struct completion_job *job)
 {
     const struct completion_request *r = &job->completion->request;

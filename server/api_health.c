@@ -3,22 +3,24 @@
 #include "server/api.h"
 #include "server/version.h"
 
-static bool is_stalled(const struct server *s)
+/* Why the process is of no use any more, or NULL. */
+static const char *fault_of(const struct server *s)
 {
     struct engine_stats stats;
     if (!atomic_load(&s->ready)) {
-        return false;
+        return NULL;
     }
     engine_get_stats(s->engine, &stats);
-    return stats.last_step_age_seconds > s->config->stall_timeout;
+    return stats.device_failed                                      ? "device failed"
+           : stats.last_step_age_seconds > s->config->stall_timeout ? "stalled"
+                                                                    : NULL;
 }
 
 enum exchange_step api_health(struct server *s, struct exchange *x)
 {
     const char *status = atomic_load(&s->draining) ? "draining"
                          : !atomic_load(&s->ready) ? "loading"
-                         : is_stalled(s)           ? "stalled"
-                                                   : NULL;
+                                                   : fault_of(s);
     buffer_printf(&x->reply.body, "{\"status\":\"%s\"}", status ? status : "ok");
     if (status) {
         reply_header(&x->reply, "Retry-After", "1");
@@ -28,9 +30,9 @@ enum exchange_step api_health(struct server *s, struct exchange *x)
 
 enum exchange_step api_livez(struct server *s, struct exchange *x)
 {
-    bool stalled = is_stalled(s);
-    buffer_printf(&x->reply.body, "{\"status\":\"%s\"}", stalled ? "stalled" : "ok");
-    return api_reply_json(x, stalled ? 503 : 200);
+    const char *fault = fault_of(s);
+    buffer_printf(&x->reply.body, "{\"status\":\"%s\"}", fault ? fault : "ok");
+    return api_reply_json(x, fault ? 503 : 200);
 }
 
 enum exchange_step api_metrics(struct server *s, struct exchange *x)

@@ -33,7 +33,9 @@ static enum status fill_cache(const struct config *config, struct error *err)
     struct engine *engine = NULL;
     struct tokenizer *tokenizer = NULL;
     struct engine_cache_result result;
-    enum status status = server_open_model(config, isatty(STDERR_FILENO), &engine, &tokenizer, err);
+    struct config own = *config;
+    own.device = "cpu"; /* the file is all that is wanted */
+    enum status status = server_open_model(&own, isatty(STDERR_FILENO), &engine, &tokenizer, err);
     if (!status) {
         engine_wait_cache(engine, &result);
         if (result.status) {

@@ -51,10 +51,10 @@ static void *load_model(void *context)
         server_publish(loader->server, loader->engine, loader->tokenizer, seconds);
         log_info("ready: %s, %" PRId64
                  " parameters, %s, %.3f bits per weight, weights %.1f MiB, KV %.1f MiB, "
-                 "context %d, kernels %s, %d threads, chat template %s, loaded in %.2f s",
+                 "context %d, kernels %s on %s, %d threads, chat template %s, loaded in %.2f s",
                  loader->server->model_names.parts[0], info->n_params, quant_method_name(info->method),
                  info->bits_per_weight, (double)info->weights_bytes / 1048576,
-                 (double)info->kv_bytes / 1048576, (int)info->max_model_len, info->kernels,
+                 (double)info->kv_bytes / 1048576, (int)info->max_model_len, info->kernels, info->device,
                  (int)info->n_threads, chat_template_name(*template), seconds);
         if (*template == CHAT_TEMPLATE_UNKNOWN) {
             log_warning("the model's chat template is not supported: /v1/chat/completions answers 400");
@@ -195,10 +195,11 @@ static void shut_down(struct server *s, const sigset_t *signals, struct outcome 
         http_cut(s->http);
         /* Time for the error events to leave; then the process does not wait for anybody. */
         struct timespec tick = {.tv_nsec = 10000000};
-        for (int32_t i = 0; i < 50 && http_n_exchanges(s->http); i++) {
+        for (int32_t i = 0; i < 50 && (http_n_exchanges(s->http) || !engine_is_idle(s->engine)); i++) {
             nanosleep(&tick, NULL);
         }
-        outcome->abandon = again || http_n_exchanges(s->http) > 0;
+        /* Nor for a device that does not answer. */
+        outcome->abandon = again || http_n_exchanges(s->http) > 0 || !engine_is_idle(s->engine);
     }
 }
 

@@ -69,6 +69,8 @@ static enum api_code submit_more(struct completion *c, struct api_error *error)
             return api_fail(error, API_QUEUE_FULL, NULL, "the queue is full: try again later");
         case STATUS_UNAVAILABLE:
             return api_fail(error, API_DRAINING, NULL, "the server is shutting down");
+        case STATUS_DEVICE:
+            return api_fail(error, API_INTERNAL, NULL, "%s", why.message);
         case STATUS_NO_MEMORY:
             return api_fail(error, API_OUT_OF_MEMORY, NULL, "no memory for this request: %s", why.message);
         case STATUS_INVALID:
@@ -137,10 +139,11 @@ static void choice_finish(struct completion *c, struct choice *choice, enum fini
         metrics_observe(c->metrics, HISTOGRAM_TTFT, (double)(t->first_token - c->arrival_ns) * 1e-9);
         metrics_observe(c->metrics, HISTOGRAM_QUEUE, (double)(t->started - t->submitted) * 1e-9);
         metrics_observe(c->metrics, HISTOGRAM_PREFILL, (double)(t->first_token - t->started) * 1e-9);
-        metrics_observe(c->metrics, HISTOGRAM_DECODE, (double)(t->last_token - t->first_token) * 1e-9);
+        /* Not the engine's last token: it may have gone on while a stop string was not seen yet. */
+        double decode = (double)(choice->last_token_ns - t->first_token) * 1e-9;
+        metrics_observe(c->metrics, HISTOGRAM_DECODE, decode);
         if (n > 1) {
-            metrics_observe(c->metrics, HISTOGRAM_TPOT,
-                            (double)(t->last_token - t->first_token) * 1e-9 / (n - 1));
+            metrics_observe(c->metrics, HISTOGRAM_TPOT, decode / (n - 1));
         }
     }
 }
@@ -256,7 +259,7 @@ void completion_get_times(const struct completion *c, struct completion_times *o
         request_get_timings(c->choices[i].handle, &t);
         started = t.started && (!started || t.started < started) ? t.started : started;
         first = t.first_token && (!first || t.first_token < first) ? t.first_token : first;
-        last = t.last_token > last ? t.last_token : last;
+        last = c->choices[i].last_token_ns > last ? c->choices[i].last_token_ns : last;
         n_tokens += c->choices[i].stream.n_generated;
     }
     out->total_ms = clock_ms(clock_now_ns() - c->arrival_ns);
@@ -266,7 +269,7 @@ void completion_get_times(const struct completion *c, struct completion_times *o
     if (first) {
         out->prefill_ms = clock_ms(first - started);
         out->ttft_ms = clock_ms(first - c->arrival_ns);
-        out->decode_ms = clock_ms(last - first);
+        out->decode_ms = last > first ? clock_ms(last - first) : 0;
     }
     if (last > started) {
         out->tokens_per_s = (double)n_tokens * 1e9 / (double)(last - started);

@@ -129,8 +129,8 @@ const struct config_key config_keys[] = {
     {"sse_ping_interval", CONFIG_SECONDS, SERVE, "15", 0.05, 3600, 0, AT(sse_ping_interval), false,
      "seconds of silence before a comment is sent on a stream"},
     {"stream_interval_ms", CONFIG_INT, SERVE, "0", 0, 1000, 0, AT(stream_interval_ms), false,
-     "least milliseconds between two events of a stream: tokens that come faster share one; 0: an event "
-     "each"},
+     "tokens of a stream that come faster than this share an event, sent at the next common tick of so many "
+     "milliseconds; 0: each its own, at once"},
     {"max_n", CONFIG_INT, SERVE, "16", 1, 16, 0, AT(max_n), false, "most choices per prompt"},
     {"max_best_of", CONFIG_INT, SERVE, "16", 1, 16, 0, AT(max_best_of), false, "most candidates per prompt"},
     {"max_logprobs", CONFIG_INT, SERVE, "20", 0, 20, 0, AT(max_logprobs), false,

@@ -259,6 +259,10 @@ static void write_model(struct writer *w, const struct metrics_view *view)
 {
     const struct engine_info *info = view->info;
     write_single(w, "weights_bytes", "gauge", "Bytes of weights in memory.", (double)info->weights_bytes);
+    if (info->device_bytes) {
+        write_head(w, "device_memory_bytes", "gauge", "Bytes of a device's memory that the model takes.");
+        write_value(w, "device_memory_bytes", "device", info->device, (double)info->device_bytes);
+    }
     write_head(w, "quant_rel_error", "gauge", "Relative error of quantized tensors.");
     write_value(w, "quant_rel_error", "stat", "mean", info->quant_error_mean);
     write_value(w, "quant_rel_error", "stat", "p95", info->quant_error_p95);

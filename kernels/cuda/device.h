@@ -24,8 +24,8 @@ struct cuda_device {
 };
 
 /* Failures are STATUS_DEVICE with CUDA's own text, or STATUS_NO_MEMORY with the number of bytes. Copies and
- * launches are queued on the device's stream. Pinned memory at the host's end of a copy must stay as it is
- * until `wait`; other memory has been read when upload returns, and written when download does. */
+ * launches are queued on the device's stream: memory at the host's end of a copy must stay as it is until
+ * `wait`. */
 struct cuda_kernels {
     const char *name; /* "cuda"; "cuda-host": the host's runtime */
     /* Memory, 256-byte aligned. `what` names it in an error. */

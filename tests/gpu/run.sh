@@ -45,6 +45,9 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+for word in $(echo "$only" | tr , ' '); do
+    case $word in tests | bench | torch | any4 | sanitizers) ;; *) usage ;; esac
+done
 
 folder() { # made, and absolute: from where the call came
     (cd "$start" && mkdir -p "$1" && cd "$1" && pwd) || exit 2
@@ -53,7 +56,7 @@ out=$(folder "$out") || exit 2
 build=$(folder "${build:-${TMPDIR:-/tmp}/any4-gpu-$(id -u)-$mode}") || exit 2
 [ -z "$any4" ] || any4=$(cd "$start" && cd "$any4" && pwd) || exit 2
 mkdir -p "$build/logs"
-rm -f "$build"/logs/*.log "$build"/bench-*.json "$out/results.json" "$out/table.txt" "$out/summary.txt" "$out/logs.txt"
+rm -f "$build"/*.run "$build"/logs/*.log "$build"/bench-*.json "$out/results.json" "$out/table.txt" "$out/summary.txt" "$out/logs.txt"
 
 # ---------------------------------------------------------------- stages
 
