@@ -279,6 +279,14 @@ SIMT_DEVICE uint32_t simt_f16_pair_fma(uint32_t a, uint32_t b, uint32_t c)
     return out;
 }
 
+/* a - b of both halves, each rounded once. */
+SIMT_DEVICE uint32_t simt_f16_pair_sub(uint32_t a, uint32_t b)
+{
+    uint32_t out;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+}
+
 /* -- memory -- */
 /* 16 bytes to shared memory in the background, or 16 zero bytes where `valid` is false (`from` is then not
  * read). Both ends are 16-byte aligned. */
@@ -597,6 +605,11 @@ SIMT_DEVICE float simt_f16_high(uint32_t pair)
 SIMT_DEVICE uint32_t simt_f16_pair_fma(uint32_t a, uint32_t b, uint32_t c)
 {
     return simt_host_f16_pair_fma(a, b, c);
+}
+
+SIMT_DEVICE uint32_t simt_f16_pair_sub(uint32_t a, uint32_t b)
+{
+    return simt_host_f16_pair_fma(b, 0xbc00bc00u, a); /* -1 times b: exact */
 }
 
 /* The copying happens here, in the kernel's own translation unit, so that sanitizers see it. */

@@ -194,7 +194,7 @@ static void test_prmt(void)
 /* -- 16-bit pairs -- */
 
 struct pair_case {
-    uint32_t a, b, c, out;
+    uint32_t a, b, c, out, difference;
     float low, high;
     uint32_t f16, bf16;
     float f16_low, f16_high;
@@ -205,6 +205,7 @@ SIMT_KERNEL(32, 1) pairs_all(pair_case *cases, int32_t n)
     for (int32_t i = simt_thread(); i < n; i += simt_n_threads()) {
         pair_case *c = cases + i;
         c->out = simt_f16_pair_fma(c->a, c->b, c->c);
+        c->difference = simt_f16_pair_sub(c->a, c->c);
         c->f16 = simt_f16_pair(c->low, c->high);
         c->bf16 = simt_bf16_pair(c->low, c->high);
         c->f16_low = simt_f16_low(c->a);
@@ -252,9 +253,20 @@ static void test_pairs(void)
     cases[0].a = 0x6800 | 0x6800u << 16;
     cases[0].b = 0x3c00 | 0x3c00u << 16;
     cases[0].c = 0x3c00 | 0x3c01u << 16;
+    /* 1024 + byte - 1152, which is exact: a table's entry (any4_tile.cuh). */
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        cases[1 + byte].a = (0x6400 | byte) | (0x64ff - byte) << 16;
+        cases[1 + byte].c = 0x64806480;
+    }
     device_array<pair_case> device(cases);
     CHECK_RUN(simt_launch({"pairs", 1, 32, 0, nullptr}, pairs_all, device.data, (int32_t)cases.size()));
     cases = device.download();
+    for (int32_t byte = 0; byte < 256; byte++) {
+        const uint32_t difference = cases[(size_t)byte + 1].difference;
+        CHECK(f16_to_f32((uint16_t)difference) == byte - 128 &&
+                  f16_to_f32((uint16_t)(difference >> 16)) == 127 - byte,
+              "entry %d is %08x", byte, difference);
+    }
     for (const pair_case &c : cases) {
         for (int32_t shift = 0; shift < 32; shift += 16) {
             uint16_t a = (uint16_t)(c.a >> shift), b = (uint16_t)(c.b >> shift),
@@ -263,6 +275,11 @@ static void test_pairs(void)
             uint16_t out = (uint16_t)(c.out >> shift);
             if ((out & 0x7fff) && (out & 0x7c00) != 0x7c00) {
                 CHECK(nearest_half(out, exact), "fma(%04x, %04x, %04x) is %04x", a, b, add, out);
+            }
+            out = (uint16_t)(c.difference >> shift);
+            if ((out & 0x7fff) && (out & 0x7c00) != 0x7c00) {
+                exact = (long double)f16_to_f32(a) - f16_to_f32(add);
+                CHECK(nearest_half(out, exact), "%04x - %04x is %04x", a, add, out);
             }
         }
         CHECK(c.f16 == (f16_from_f32(c.low) | (uint32_t)f16_from_f32(c.high) << 16), "%g %g", c.low, c.high);
