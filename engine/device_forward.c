@@ -23,12 +23,14 @@ struct step_inputs {
 struct buffers {
     float *h;                     /* (max_rows, dim) the residual stream */
     float *h_wanted;              /* (max_logits, dim) its rows whose logits are wanted */
-    uint16_t *x;                  /* (max_rows, x_stride) bf16, what a linear over dim reads */
+    uint16_t *x;                  /* (max_rows, x_stride) f16, what a linear over dim reads: times */
+    float *x_scales;              /* (max_rows) */
     float *qkv;                   /* (max_rows, qkv_stride) */
-    uint16_t *attention;          /* (max_rows, attention_stride) bf16 */
+    uint16_t *attention;          /* (max_rows, attention_stride) f16, of scale 1 */
     float *y;                     /* (max_rows, dim) */
     float *gate, *up;             /* (max_slots, ffn_dim) */
-    uint16_t *act;                /* (max_slots, act_stride) bf16 */
+    uint16_t *act;                /* (max_slots, act_stride) f16: times */
+    float *act_scales;            /* (max_slots) */
     float *logits;                /* (max_logits, vocab_size) */
     int32_t *drawn;               /* (max_logits) */
     float *partials;              /* of linears */
@@ -92,12 +94,14 @@ static size_t lay_out(struct device_forward *f, uintptr_t base, const struct mod
     TAKE(b->h, rows * c->dim);
     TAKE(b->h_wanted, (int64_t)l->max_logits * c->dim);
     TAKE(b->x, rows * f->x_stride);
+    TAKE(b->x_scales, rows);
     TAKE(b->qkv, rows * f->qkv_stride);
     TAKE(b->attention, rows * f->attention_stride);
     TAKE(b->y, rows * c->dim);
     TAKE(b->gate, slots * c->ffn_dim);
     TAKE(b->up, slots * c->ffn_dim);
     TAKE(b->act, slots * f->act_stride);
+    TAKE(b->act_scales, slots);
     TAKE(b->logits, (int64_t)l->max_logits * c->vocab_size);
     TAKE(b->drawn, l->max_logits);
     TAKE(b->partials, cuda_partials(f->workspace.n_blocks, f->workspace.max_tokens));
@@ -275,9 +279,9 @@ struct step {
         }                                                                                                    \
     } while (0)
 
-/* y = W x + bias. */
+/* y = W x + bias. x_scales: NULL stands for 1. */
 static void linear(struct step *s, const struct linear *of, float *y, int64_t y_stride, const uint16_t *x,
-                   int64_t x_stride, int32_t n_tokens)
+                   int64_t x_stride, const float *x_scales, int32_t n_tokens)
 {
     const struct device_linear *l = device_weights_linear(s->f->weights, of);
     if (s->status) {
@@ -289,12 +293,13 @@ static void linear(struct step *s, const struct linear *of, float *y, int64_t y_
                                    .y_stride = y_stride,
                                    .x = x,
                                    .x_stride = x_stride,
+                                   .x_scales = x_scales,
                                    .n_tokens = n_tokens,
                                    .workspace = &s->f->workspace,
                                    .stream = s->stream};
         s->status = s->k->any4_linear(&args, s->f->limits.batch_invariant, s->err);
     } else {
-        LAUNCH(s, linear_any, y, y_stride, &l->any, x, x_stride, n_tokens);
+        LAUNCH(s, linear_any, y, y_stride, &l->any, x, x_stride, x_scales, n_tokens);
     }
     if (l->bias) {
         LAUNCH(s, axpy, y, y_stride, l->bias, 0, 1.0f, of->w.n_rows, n_tokens);
@@ -308,9 +313,9 @@ static void attention(struct step *s, const struct layer *layer, int32_t index)
     struct buffers *b = &f->b;
     const int64_t q_dim = (int64_t)c->n_heads * c->head_dim, kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
     uint8_t *keys = (uint8_t *)f->keys_values + 2 * (size_t)index * f->kv->plane_bytes;
-    linear(s, layer->wq, b->qkv, f->qkv_stride, b->x, f->x_stride, s->n_rows);
-    linear(s, layer->wk, b->qkv + q_dim, f->qkv_stride, b->x, f->x_stride, s->n_rows);
-    linear(s, layer->wv, b->qkv + q_dim + kv_dim, f->qkv_stride, b->x, f->x_stride, s->n_rows);
+    linear(s, layer->wq, b->qkv, f->qkv_stride, b->x, f->x_stride, b->x_scales, s->n_rows);
+    linear(s, layer->wk, b->qkv + q_dim, f->qkv_stride, b->x, f->x_stride, b->x_scales, s->n_rows);
+    linear(s, layer->wv, b->qkv + q_dim + kv_dim, f->qkv_stride, b->x, f->x_stride, b->x_scales, s->n_rows);
     struct cuda_rope_append append = {.qkv = b->qkv,
                                       .qkv_stride = f->qkv_stride,
                                       .n_heads = c->n_heads,
@@ -355,7 +360,7 @@ static void attention(struct step *s, const struct layer *layer, int32_t index)
                                     .counters = b->attention_counters,
                                     .n_counters = f->n_attention_counters};
     LAUNCH(s, attention, &attend);
-    linear(s, layer->wo, b->y, c->dim, b->attention, f->attention_stride, s->n_rows);
+    linear(s, layer->wo, b->y, c->dim, b->attention, f->attention_stride, NULL, s->n_rows);
     LAUNCH(s, axpy, b->h, c->dim, b->y, c->dim, 1.0f, c->dim, s->n_rows);
 }
 
@@ -364,26 +369,27 @@ static void dense_ffn(struct step *s, const struct layer *layer)
     struct device_forward *f = s->f;
     const struct model_config *c = &f->model->config;
     struct buffers *b = &f->b;
-    linear(s, layer->w_gate, b->gate, c->ffn_dim, b->x, f->x_stride, s->n_rows);
-    linear(s, layer->w_up, b->up, c->ffn_dim, b->x, f->x_stride, s->n_rows);
-    LAUNCH(s, swiglu, b->act, f->act_stride, b->gate, b->up, c->ffn_dim, c->ffn_dim, s->n_rows);
-    linear(s, layer->w_down, b->y, c->dim, b->act, f->act_stride, s->n_rows);
+    linear(s, layer->w_gate, b->gate, c->ffn_dim, b->x, f->x_stride, b->x_scales, s->n_rows);
+    linear(s, layer->w_up, b->up, c->ffn_dim, b->x, f->x_stride, b->x_scales, s->n_rows);
+    LAUNCH(s, swiglu, b->act, f->act_stride, b->act_scales, b->gate, b->up, c->ffn_dim, c->ffn_dim,
+           s->n_rows);
+    linear(s, layer->w_down, b->y, c->dim, b->act, f->act_stride, b->act_scales, s->n_rows);
     LAUNCH(s, axpy, b->h, c->dim, b->y, c->dim, 1.0f, c->dim, s->n_rows);
 }
 
 /* Every slot's expert times its x: one launch. */
 static void grouped(struct step *s, const struct device_experts *experts, float *y, int64_t y_stride,
-                    const uint16_t *x, int64_t x_stride, const int32_t *slot_row)
+                    const uint16_t *x, int64_t x_stride, const float *x_scales, const int32_t *slot_row)
 {
     const struct device_linear *first = experts->first;
     const int32_t n_experts = s->f->model->config.n_experts, n_slots = s->n_rows * s->f->n_slots_a_row;
     const int32_t *expert_begin = s->f->b.moe.expert_begin;
     if (first->tiled) {
-        LAUNCH(s, any4_grouped, y, y_stride, experts->list, &first->any4, n_experts, x, x_stride, slot_row,
-               expert_begin, n_slots);
+        LAUNCH(s, any4_grouped, y, y_stride, experts->list, &first->any4, n_experts, x, x_stride, x_scales,
+               slot_row, expert_begin, n_slots);
     } else {
         LAUNCH(s, linear_any_grouped, y, y_stride, experts->list, &first->any, n_experts, x, x_stride,
-               slot_row, expert_begin);
+               x_scales, slot_row, expert_begin);
     }
 }
 
@@ -393,14 +399,14 @@ static void experts_ffn(struct step *s, const struct layer *layer, int32_t index
     const struct model_config *c = &f->model->config;
     struct buffers *b = &f->b;
     const struct device_experts *experts = &f->weights->experts[3 * index];
-    linear(s, layer->router, b->router, c->n_experts, b->x, f->x_stride, s->n_rows);
+    linear(s, layer->router, b->router, c->n_experts, b->x, f->x_stride, b->x_scales, s->n_rows);
     LAUNCH(s, moe_route, &b->moe, b->router, c->n_experts, c->n_experts, c->n_experts_used, s->n_rows,
            f->in.positions);
-    grouped(s, &experts[0], b->gate, c->ffn_dim, b->x, f->x_stride, b->moe.slot_row);
-    grouped(s, &experts[1], b->up, c->ffn_dim, b->x, f->x_stride, b->moe.slot_row);
-    LAUNCH(s, swiglu, b->act, f->act_stride, b->gate, b->up, c->ffn_dim, c->ffn_dim,
+    grouped(s, &experts[0], b->gate, c->ffn_dim, b->x, f->x_stride, b->x_scales, b->moe.slot_row);
+    grouped(s, &experts[1], b->up, c->ffn_dim, b->x, f->x_stride, b->x_scales, b->moe.slot_row);
+    LAUNCH(s, swiglu, b->act, f->act_stride, b->act_scales, b->gate, b->up, c->ffn_dim, c->ffn_dim,
            s->n_rows * f->n_slots_a_row);
-    grouped(s, &experts[2], b->slot_y, c->dim, b->act, f->act_stride, NULL);
+    grouped(s, &experts[2], b->slot_y, c->dim, b->act, f->act_stride, b->act_scales, NULL);
     LAUNCH(s, moe_combine, b->h, c->dim, b->slot_y, c->dim, &b->moe, c->dim, c->n_experts_used, s->n_rows,
            f->in.positions);
 }
@@ -454,9 +460,9 @@ static void head(struct step *s, const struct batch *batch, const struct draw *d
     bool any_draw = false;
     /* A row of h is a row of a table. */
     LAUNCH(s, embedding, b->h_wanted, c->dim, b->h, ANY4_F32, s->n_rows, c->dim, f->in.logit_rows, n);
-    LAUNCH(s, rmsnorm, b->x, f->x_stride, b->h_wanted, c->dim,
+    LAUNCH(s, rmsnorm, b->x, f->x_stride, b->x_scales, b->h_wanted, c->dim,
            f->weights->norms + 2 * (int64_t)c->n_layers * c->dim, c->dim, n, c->norm_eps);
-    linear(s, f->model->head, b->logits, c->vocab_size, b->x, f->x_stride, n);
+    linear(s, f->model->head, b->logits, c->vocab_size, b->x, f->x_stride, b->x_scales, n);
     for (int32_t begin = 0, end; begin < n && !s->status; begin = end) {
         const bool drawn = draws && draws[begin].wanted;
         for (end = begin + 1; end < n && (draws && draws[end].wanted) == drawn; end++) {
@@ -500,9 +506,11 @@ const float *device_forward_step(struct device_forward *f, const struct batch *b
     for (int32_t l = 0; l < c->n_layers; l++) {
         const struct layer *layer = &f->model->layers[l];
         const float *norms = f->weights->norms + 2 * (int64_t)l * c->dim;
-        LAUNCH(s, rmsnorm, b->x, f->x_stride, b->h, c->dim, norms, c->dim, s->n_rows, c->norm_eps);
+        LAUNCH(s, rmsnorm, b->x, f->x_stride, b->x_scales, b->h, c->dim, norms, c->dim, s->n_rows,
+               c->norm_eps);
         attention(s, layer, l);
-        LAUNCH(s, rmsnorm, b->x, f->x_stride, b->h, c->dim, norms + c->dim, c->dim, s->n_rows, c->norm_eps);
+        LAUNCH(s, rmsnorm, b->x, f->x_stride, b->x_scales, b->h, c->dim, norms + c->dim, c->dim, s->n_rows,
+               c->norm_eps);
         if (c->n_experts) {
             experts_ffn(s, layer, l);
         } else {

@@ -1,4 +1,4 @@
-/* A 4-bit matrix to rows of bf16: for a product by a library, the oracle of the kernels that decode. */
+/* A 4-bit matrix to rows of f16: for a product by a library, the oracle of the kernels that decode. */
 #ifndef KERNELS_CUDA_ANY4_DEQUANTIZE_CUH
 #define KERNELS_CUDA_ANY4_DEQUANTIZE_CUH
 
@@ -19,7 +19,7 @@ any4_dequantize_kernel(uint16_t *out, int64_t stride, struct cuda_any4 w)
     if (row >= w.n_rows) {
         return;
     }
-    const struct table_planes planes = planes_load(w, row);
+    const table_planes<INT8> planes = planes_load<INT8>(w, row);
     const simt_words piece =
         simt_load_stream(static_cast<const simt_words *>(w.codes) + tile * TILE_PIECES + simt_lane());
     const tile_scales<GROUP, INT8> scales = scales_load<GROUP, INT8>(
@@ -34,7 +34,7 @@ any4_dequantize_kernel(uint16_t *out, int64_t stride, struct cuda_any4 w)
         simt_words result;
         SIMT_UNROLL
         for (int32_t i = 0; i < 4; i++) {
-            float low = simt_bf16_low(values[i]), high = simt_bf16_high(values[i]);
+            float low = simt_f16_low(values[i]), high = simt_f16_high(values[i]);
             if constexpr (INT8) { /* the inner product is an exact integer */
                 low = row_scale * (scale * low);
                 high = row_scale * (scale * high);
@@ -43,7 +43,7 @@ any4_dequantize_kernel(uint16_t *out, int64_t stride, struct cuda_any4 w)
                 high = fmaf(scale, high, zero_of(scales, group));
             }
             result.word[i] =
-                simt_bf16_pair(col + 2 * i < w.n_cols ? low : 0.0f, col + 2 * i + 1 < w.n_cols ? high : 0.0f);
+                simt_f16_pair(col + 2 * i < w.n_cols ? low : 0.0f, col + 2 * i + 1 < w.n_cols ? high : 0.0f);
         }
         *reinterpret_cast<simt_words *>(out + row * stride + col) = result;
     }

@@ -1,5 +1,5 @@
-/* 3 to 64 tokens (1 and 2 work too): weights are the A fragments of bf16 matrix products, decoded once by
- * prmt on two planes of bytes and used for all tokens, which are B fragments in tiles of 8. A block's eight
+/* 3 to 64 tokens (1 and 2 work too): weights are the A fragments of f16 matrix products, decoded once by
+ * prmt on planes of bytes and used for all tokens, which are B fragments in tiles of 8. A block's eight
  * warps are two halves of 16 rows times four that take a quarter of a row block's tiles each; the order of
  * additions is the same for any number of tokens. */
 #ifndef KERNELS_CUDA_ANY4_GEMM_CUH
@@ -14,20 +14,30 @@ enum {
     GEMM_SUM_STRIDE = BLOCK_ROWS + 4, /* of a token's sums: no two lanes of a warp write to one bank */
 };
 
-/* Eight codes of one row to the registers of two steps: codes 0 1, 2 3, 4 5, 6 7 as bf16 pairs. Bit 3 of a
+/* Four bytes of a plane by two selectors of four nibbles: within the halves of the plane, and of a half. */
+SIMT_DEVICE uint32_t plane_bytes(const uint32_t plane[4], uint32_t entry, uint32_t half)
+{
+    return simt_prmt(simt_prmt(plane[0], plane[1], entry), simt_prmt(plane[2], plane[3], entry), half);
+}
+
+/* Eight codes of one row to the registers of two steps: codes 0 1, 2 3, 4 5, 6 7 as f16 pairs. Bit 3 of a
  * code chooses between the two halves of the table; prmt would take it for its sign mode. */
-SIMT_DEVICE void decode_run(uint32_t out[4], uint32_t codes, const struct table_planes &planes)
+template <bool INT8>
+SIMT_DEVICE void decode_run(uint32_t out[4], uint32_t codes, const table_planes<INT8> &planes)
 {
     uint32_t entry = codes & 0x77777777u;
     uint32_t half = simt_and_or(codes >> 1, 0x44444444u, 0x32103210u); /* byte i of the lower or upper half */
     SIMT_UNROLL
     for (int32_t i = 0; i < 4; i += 2) {
-        const uint32_t low = simt_prmt(simt_prmt(planes.low[0], planes.low[1], entry),
-                                       simt_prmt(planes.low[2], planes.low[3], entry), half);
-        const uint32_t high = simt_prmt(simt_prmt(planes.high[0], planes.high[1], entry),
-                                        simt_prmt(planes.high[2], planes.high[3], entry), half);
-        out[i] = simt_prmt(low, high, 0x5140);
-        out[i + 1] = simt_prmt(low, high, 0x7362);
+        const uint32_t low = plane_bytes(planes.word, entry, half);
+        if constexpr (INT8) {
+            out[i] = pair_of_bytes(low, 0x4140);
+            out[i + 1] = pair_of_bytes(low, 0x4342);
+        } else {
+            const uint32_t high = plane_bytes(planes.word + 4, entry, half);
+            out[i] = simt_prmt(low, high, 0x5140);
+            out[i + 1] = simt_prmt(low, high, 0x7362);
+        }
         entry >>= 16;
         half >>= 16;
     }
@@ -74,8 +84,8 @@ SIMT_DEVICE gemm_unit<GROUP, INT8> gemm_load(const struct cuda_any4 &w, int32_t 
  * pieces PIECES_A_ROW * 8 further. Every kernel whose bits have to agree adds like this. */
 template <int GROUP, int N_TILES, bool INT8, int PIECES_A_ROW>
 SIMT_DEVICE void gemm_word(float sums[N_TILES][4], float group_sums[N_TILES][4], float x_sums[][4],
-                           const gemm_unit<GROUP, INT8> &unit, const struct table_planes planes[2],
-                           int32_t jj, const simt_words *x)
+                           const gemm_unit<GROUP, INT8> &unit, const table_planes<INT8> planes[2], int32_t jj,
+                           const simt_words *x)
 {
     uint32_t upper[4], lower[4];
     decode_run(upper, unit.piece[0].word[jj], planes[0]);
@@ -87,12 +97,12 @@ SIMT_DEVICE void gemm_word(float sums[N_TILES][4], float group_sums[N_TILES][4],
     SIMT_UNROLL
     for (int32_t n = 0; n < N_TILES; n++) {
         const simt_words b = simt_load_shared(x + n * 8 * PIECES_A_ROW);
-        simt_mma_bf16(group_sums[n], a[0], b.word);
-        simt_mma_bf16(group_sums[n], a[1], b.word + 2);
+        simt_mma_f16(group_sums[n], a[0], b.word);
+        simt_mma_f16(group_sums[n], a[1], b.word + 2);
         if constexpr (!INT8) { /* sums of x, for the zero points: a product with ones */
-            const uint32_t ones[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
-            simt_mma_bf16(x_sums[n], ones, b.word);
-            simt_mma_bf16(x_sums[n], ones, b.word + 2);
+            const uint32_t ones[4] = {0x3c003c00, 0x3c003c00, 0x3c003c00, 0x3c003c00};
+            simt_mma_f16(x_sums[n], ones, b.word);
+            simt_mma_f16(x_sums[n], ones, b.word + 2);
         }
         if (ends_group) {
             SIMT_UNROLL
@@ -109,7 +119,7 @@ SIMT_DEVICE void gemm_word(float sums[N_TILES][4], float group_sums[N_TILES][4],
     }
 }
 
-/* One stage of x in shared memory: (GEMM_SPLITS, tokens, COLS) bf16, 16-byte pieces of odd tokens with the
+/* One stage of x in shared memory: (GEMM_SPLITS, tokens, COLS) f16, 16-byte pieces of odd tokens with the
  * halves of each 128 bytes exchanged, so that the eight lanes that read at a time meet all banks once. */
 template <int TOKENS, int COLS> struct gemm_stage {
     static constexpr int32_t PIECES_A_ROW = COLS / 8;
@@ -119,6 +129,24 @@ template <int TOKENS, int COLS> struct gemm_stage {
 template <int TOKENS, int COLS> SIMT_DEVICE int32_t gemm_stage_at(int32_t split, int32_t token, int32_t piece)
 {
     return (split * TOKENS + token) * gemm_stage<TOKENS, COLS>::PIECES_A_ROW + (piece ^ (token & 1) * 4);
+}
+
+/* Where in a stage a lane finds its pieces of token g: run jj is at[jj % 2][jj / 2 * 8]. Two addresses do for
+ * all runs, for the exchange concerns but the lowest bit of a run's number. */
+struct gemm_lane_x {
+    const simt_words *at[2];
+    SIMT_DEVICE_MEMBER const simt_words *run(int32_t jj, int32_t stage_pieces) const
+    {
+        return at[jj % 2] + (stage_pieces + jj / 2 * 8);
+    }
+};
+
+template <int TOKENS, int COLS>
+SIMT_DEVICE struct gemm_lane_x gemm_lane_x_of(const simt_words *stages, int32_t split)
+{
+    const int32_t g = simt_lane() / 4, t = simt_lane() % 4;
+    return {{stages + gemm_stage_at<TOKENS, COLS>(split, g, t),
+             stages + gemm_stage_at<TOKENS, COLS>(split, g, 4 + t)}};
 }
 
 /* Where the rows of x lie: one behind the other, or by a list in shared memory. */
@@ -193,9 +221,9 @@ template <int N_TILES, bool INT8> constexpr int32_t gemm_blocks(void)
 }
 
 /* The sums of one row block over tiles [first, last): at sums[token * GEMM_SUM_STRIDE + row], sums being all
- * of `memory`, whole but for the row's scale, for all threads to read. A token's sum is one chain over the
- * groups of each split, then the splits in order, whatever N_TILES (of 8 tokens) and COLS (of a tile that are
- * staged at a time, 64 or 128) are. */
+ * of `memory`, whole but for the scales of row and token, for all threads to read. A token's sum is one chain
+ * over the groups of each split, then the splits in order, whatever N_TILES (of 8 tokens) and COLS (of a tile
+ * that are staged at a time, 64 or 128) are. */
 template <int GROUP, int N_TILES, bool INT8, int COLS, class ROWS>
 SIMT_DEVICE void gemm_segment(uint8_t *memory, const struct cuda_any4 &w, const struct gemm_range &range,
                               const ROWS &rows, int32_t n_tokens)
@@ -207,7 +235,7 @@ SIMT_DEVICE void gemm_segment(uint8_t *memory, const struct cuda_any4 &w, const 
     const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4;
     const int32_t half = simt_warp() % 2, split = simt_warp() / 2;
     const int64_t row = (int64_t)range.row_block * BLOCK_ROWS + half * 16 + g;
-    const struct table_planes planes[2] = {planes_load(w, row), planes_load(w, row + 8)};
+    const table_planes<INT8> planes[2] = {planes_load<INT8>(w, row), planes_load<INT8>(w, row + 8)};
     const int32_t begin = range.first + split * range.length; /* this split's tiles */
     const int32_t end = begin + range.length < range.last ? begin + range.length : range.last;
     gemm_unit<GROUP, INT8> ahead[AHEAD] = {};
@@ -217,6 +245,7 @@ SIMT_DEVICE void gemm_segment(uint8_t *memory, const struct cuda_any4 &w, const 
             ahead[i] = gemm_load<GROUP, INT8>(w, range.row_block, half, begin + i);
         }
     }
+    const struct gemm_lane_x lane_x = gemm_lane_x_of<TOKENS, COLS>(stages, split);
     float sums[N_TILES][4] = {};
     simt_dependency_wait();
     simt_barrier(); /* the sums before, which lie where x goes, have been read */
@@ -240,7 +269,7 @@ SIMT_DEVICE void gemm_segment(uint8_t *memory, const struct cuda_any4 &w, const 
             simt_copy_wait<0>();
             simt_barrier(); /* this stage is there, and everybody has done with the other one */
             simt_words *other = stages + (turn ^ 1) * layout::PIECES_ALL;
-            const simt_words *stage = stages + turn * layout::PIECES_ALL;
+            const int32_t here = turn * layout::PIECES_ALL;
             if (part + 1 < PARTS) {
                 gemm_stage_x<TOKENS, COLS>(other, rows, n_tokens, range, step, (part + 1) * COLS);
             } else if (step + 1 < range.length) {
@@ -252,9 +281,9 @@ SIMT_DEVICE void gemm_segment(uint8_t *memory, const struct cuda_any4 &w, const 
             }
             SIMT_UNROLL
             for (int32_t word = 0; word < COLS / 32; word++) {
-                gemm_word<GROUP, N_TILES, INT8, layout::PIECES_A_ROW>(
-                    sums, group_sums, x_sums, current, planes, part * (COLS / 32) + word,
-                    stage + gemm_stage_at<TOKENS, COLS>(split, g, word * 4 + t));
+                gemm_word<GROUP, N_TILES, INT8, layout::PIECES_A_ROW>(sums, group_sums, x_sums, current,
+                                                                      planes, part * (COLS / 32) + word,
+                                                                      lane_x.run(word, here));
             }
         }
     }

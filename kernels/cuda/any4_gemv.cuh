@@ -10,29 +10,31 @@ enum {
     GEMV_WARPS = 8,
     GEMV_THREADS = GEMV_WARPS * SIMT_WARP,
     PAIR_TABLE_WORDS = 256 * SIMT_WARP,
-    BF16_EXPONENT_BIAS = 127,
 };
 
-/* Two values by a byte of codes, low nibble first: table[byte][lane]. A warp fills the rows of two second
- * codes. F16: the values as f16, which int8 entries are exactly; else as bf16. */
-template <bool F16>
+/* Two values as f16 by a byte of codes, low nibble first: table[byte][lane]. A warp fills the rows of two
+ * second codes. */
+template <bool INT8>
 SIMT_DEVICE void pair_table_fill(uint32_t *table, const struct cuda_any4 &w, int32_t row_block)
 {
     const int64_t row = (int64_t)row_block * BLOCK_ROWS + simt_lane();
-    const struct table_planes planes = planes_load(w, row);
+    const table_planes<INT8> planes = planes_load<INT8>(w, row);
     uint32_t pairs[8];
     SIMT_UNROLL
     for (int32_t i = 0; i < 8; i++) {
-        pairs[i] = simt_prmt(planes.low[i / 2], planes.high[i / 2], i % 2 ? 0x7362 : 0x5140);
-        if constexpr (F16) {
-            pairs[i] = simt_f16_pair(simt_bf16_low(pairs[i]), simt_bf16_high(pairs[i]));
+        if constexpr (INT8) {
+            pairs[i] = pair_of_bytes(planes.word[i / 2], i % 2 ? 0x4342 : 0x4140);
+        } else {
+            pairs[i] = simt_prmt(planes.word[i / 2], planes.word[4 + i / 2], i % 2 ? 0x7362 : 0x5140);
         }
     }
-    const uint8_t *bytes = reinterpret_cast<const uint8_t *>(w.planes + row * 8);
+    const uint8_t *bytes = reinterpret_cast<const uint8_t *>(w.planes) + row * (int64_t)sizeof planes;
     for (int32_t second = simt_warp(); second < 16; second += GEMV_WARPS) {
-        uint32_t value = bytes[second] | (uint32_t)bytes[16 + second] << 8;
-        if constexpr (F16) {
-            value = simt_f16_pair(simt_bf16_low(value), 0);
+        uint32_t value = bytes[second];
+        if constexpr (INT8) {
+            value = pair_of_bytes(value, 0x4040);
+        } else {
+            value |= (uint32_t)bytes[16 + second] << 8;
         }
         SIMT_UNROLL
         for (int32_t first = 0; first < 16; first++) {
@@ -42,8 +44,9 @@ SIMT_DEVICE void pair_table_fill(uint32_t *table, const struct cuda_any4 &w, int
     }
 }
 
-/* x of all tokens to shared memory; as f16 scaled by a power of two such that no value reaches 1. Gives the
- * power that undoes it. */
+/* x of all tokens to shared memory. For sums of f16 (F16), rows without a scale are divided by the power of
+ * two that brings their largest value to 1 at most, which goes to undo; rows with one are small enough as
+ * they are. */
 template <int TOKENS, bool F16>
 SIMT_DEVICE void gemv_stage(uint32_t *x, float *undo, const struct any4_args &args, uint32_t *scratch)
 {
@@ -59,15 +62,13 @@ SIMT_DEVICE void gemv_stage(uint32_t *x, float *undo, const struct any4_args &ar
             max = high > max ? high : max;
             to[i] = pair;
         }
-        if constexpr (F16) {
-            max = block_max(max, scratch + token * GEMV_WARPS);
-            /* The largest is below 2^(exponent - 126). What is too large for the scale to be a normal number
-             * is no activation any more. */
-            const uint32_t exponent = max >> 7 > 252 ? 252 : max >> 7;
-            const float scale = simt_bits_float((2 * BF16_EXPONENT_BIAS - 1 - exponent) << 23);
-            undo[token] = simt_bits_float((exponent + 1) << 23);
+        undo[token] = 1;
+        if (F16 && !args.x_scales) {
+            const float largest = simt_f16_low(block_max(max, scratch + token * GEMV_WARPS));
+            undo[token] = x_scale_of(magnitude_bits(largest));
+            const float down = 1.0f / undo[token];
             for (int32_t i = simt_thread(); i < n_words; i += GEMV_THREADS) {
-                to[i] = simt_f16_pair(simt_bf16_low(to[i]) * scale, simt_bf16_high(to[i]) * scale);
+                to[i] = simt_f16_pair(simt_f16_low(to[i]) * down, simt_f16_high(to[i]) * down);
             }
         }
     }
@@ -131,9 +132,9 @@ SIMT_DEVICE void gemv_add(float sums[TOKENS], const gemv_unit<GROUP, INT8> &unit
                     if constexpr (F16) {
                         halves[token] = simt_f16_pair_fma(pairs[i], run.word[i], halves[token]);
                     } else {
-                        const float low = simt_bf16_low(run.word[i]), high = simt_bf16_high(run.word[i]);
-                        group_sums[token] = fmaf(simt_bf16_low(pairs[i]), low, group_sums[token]);
-                        group_sums[token] = fmaf(simt_bf16_high(pairs[i]), high, group_sums[token]);
+                        const float low = simt_f16_low(run.word[i]), high = simt_f16_high(run.word[i]);
+                        group_sums[token] = fmaf(simt_f16_low(pairs[i]), low, group_sums[token]);
+                        group_sums[token] = fmaf(simt_f16_high(pairs[i]), high, group_sums[token]);
                         if constexpr (!INT8) {
                             x_sums[token] += low + high;
                         }
@@ -179,7 +180,7 @@ any4_gemv_kernel(struct any4_args args)
     int32_t unit = stripe_begin(simt_block(), n_units, simt_n_blocks());
     float undo[TOKENS] = {};
     if (unit < end) { /* tables are weights: they need not wait */
-        pair_table_fill<F16>(table, args.w, unit / n_tile_cols);
+        pair_table_fill<INT8>(table, args.w, unit / n_tile_cols);
     }
     simt_dependency_wait();
     gemv_stage<TOKENS, F16>(x, undo, args, scratch);
@@ -188,7 +189,7 @@ any4_gemv_kernel(struct any4_args args)
         const int32_t first = unit - row_block * n_tile_cols;
         const int32_t last = end - unit < n_tile_cols - first ? first + end - unit : n_tile_cols;
         if (!filled) { /* nobody reads the table behind the barriers that end a segment */
-            pair_table_fill<F16>(table, args.w, row_block);
+            pair_table_fill<INT8>(table, args.w, row_block);
         }
         simt_barrier();
         float sums[TOKENS] = {};

@@ -20,7 +20,19 @@ struct prefill_args {
     int64_t y_stride;
     const uint16_t *x;
     int32_t x_stride, n_tokens;
+    const float *x_scales;
     int32_t n_stripes; /* the blocks of any4_gemm_kernel */
+};
+
+/* As gemm_rows_plain, in 64 bits: offsets of 32 would lie in registers beside the addresses, and groups of 32
+ * have none to spare on sm_120. */
+struct prefill_rows {
+    const uint16_t *x;
+    int32_t stride;
+    SIMT_DEVICE_MEMBER const uint16_t *at(int32_t token, int32_t col) const
+    {
+        return x + (int64_t)token * stride + col;
+    }
 };
 
 /* Starts copying one tile's columns, `col` the first, of a block's tokens, arranged as in gemm_stage. */
@@ -67,13 +79,21 @@ template <int N_TILES> struct prefill_shared {
     static constexpr int32_t BYTES = STAGES + N_TILES * 4 * PREFILL_THREADS * 4;
 };
 
-/* y of a block's rows and of n_here tokens, cut as n_stripes blocks of any4_gemm_kernel cut. y: of the first
- * token. ONE_STRIPE: n_stripes is 1; the one segment's sum is then the total. `memory` is free behind the
- * next barrier. */
+/* Where results go: y of the tokens (slots) from `first` on, and the scales of their rows of x. */
+struct prefill_out {
+    float *y;
+    int64_t y_stride;
+    const float *x_scales;
+    const int32_t *slot_row; /* or NULL */
+    int32_t first;
+};
+
+/* y of a block's rows and of n_here tokens, cut as n_stripes blocks of any4_gemm_kernel cut. ONE_STRIPE:
+ * n_stripes is 1; the one segment's sum is then the total. `memory` is free behind the next barrier. */
 template <int GROUP, int N_TILES, bool INT8, bool ONE_STRIPE, class ROWS>
 SIMT_DEVICE void prefill_product(uint8_t *memory, const struct cuda_any4 &w, int32_t row_tile,
-                                 const ROWS &rows, int32_t n_here, int32_t n_stripes, float *y,
-                                 int64_t y_stride)
+                                 const ROWS &rows, int32_t n_here, int32_t n_stripes,
+                                 const struct prefill_out &out)
 {
     constexpr int32_t TOKENS = 8 * N_TILES, STAGE_PIECES = TOKENS * PREFILL_PIECES_A_ROW;
     simt_words *stages = reinterpret_cast<simt_words *>(memory);
@@ -81,19 +101,20 @@ SIMT_DEVICE void prefill_product(uint8_t *memory, const struct cuda_any4 &w, int
     const int32_t row_block = row_tile * PREFILL_ROW_BLOCKS + simt_warp() / 2;
     const int32_t n_tile_cols = w.n_tile_cols, n_units = w.n_row_blocks * n_tile_cols;
     const bool works = row_block < w.n_row_blocks; /* the others help with x */
-    struct table_planes planes[2] = {};
+    table_planes<INT8> planes[2] = {};
     struct prefill_cuts cuts = {};
     gemm_unit<GROUP, INT8> next = {};
     const int32_t first_unit = row_block * n_tile_cols;
     if (works) {
         const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g;
-        planes[0] = planes_load(w, row);
-        planes[1] = planes_load(w, row + 8);
+        planes[0] = planes_load<INT8>(w, row);
+        planes[1] = planes_load<INT8>(w, row + 8);
         next = gemm_load<GROUP, INT8>(w, row_block, half, 0);
         cuts.stripe = stripe_of(first_unit, n_units, n_stripes);
         prefill_next_segment(cuts, 0, first_unit, n_tile_cols, n_units, n_stripes);
         prefill_next_split(cuts);
     }
+    const struct gemm_lane_x lane_x = gemm_lane_x_of<TOKENS, ANY4_TILE_COLS>(stages, 0);
     float *totals = reinterpret_cast<float *>(memory + prefill_shared<N_TILES>::STAGES) + simt_thread();
     float sums[N_TILES][4] = {};
     [[maybe_unused]] float segment[N_TILES][4] = {};
@@ -117,7 +138,7 @@ SIMT_DEVICE void prefill_product(uint8_t *memory, const struct cuda_any4 &w, int
                                     (tile_col + PREFILL_STAGES - 1) * ANY4_TILE_COLS);
         }
         simt_copy_commit();
-        const simt_words *stage = stages + at * STAGE_PIECES;
+        const int32_t here = at * STAGE_PIECES;
         free_at = at;
         at = at + 1 < PREFILL_STAGES ? at + 1 : 0;
         if (!works) {
@@ -133,9 +154,8 @@ SIMT_DEVICE void prefill_product(uint8_t *memory, const struct cuda_any4 &w, int
         float group_sums[N_TILES][4] = {}, x_sums[INT8 ? 1 : N_TILES][4] = {};
         SIMT_UNROLL
         for (int32_t jj = 0; jj < RUNS; jj++) {
-            gemm_word<GROUP, N_TILES, INT8, PREFILL_PIECES_A_ROW>(
-                sums, group_sums, x_sums, current, planes, jj,
-                stage + gemm_stage_at<TOKENS, ANY4_TILE_COLS>(0, g, jj * 4 + t));
+            gemm_word<GROUP, N_TILES, INT8, PREFILL_PIECES_A_ROW>(sums, group_sums, x_sums, current, planes,
+                                                                  jj, lane_x.run(jj, here));
         }
         if (tile_col + 1 == cuts.split_end) {
             SIMT_UNROLL
@@ -168,8 +188,10 @@ SIMT_DEVICE void prefill_product(uint8_t *memory, const struct cuda_any4 &w, int
             const int32_t token = n * 8 + 2 * t + i % 2;
             const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g + i / 2 * 8;
             if (token < n_here && row < w.n_rows) {
-                const float total = totals[(n * 4 + i) * PREFILL_THREADS];
-                y[token * y_stride + row] = INT8 ? w.row_scales[row] * total : total;
+                float total = totals[(n * 4 + i) * PREFILL_THREADS];
+                total = INT8 ? w.row_scales[row] * total : total;
+                out.y[(int64_t)(out.first + token) * out.y_stride + row] =
+                    x_scale_of_slot(out.x_scales, out.slot_row, out.first + token) * total;
             }
         }
     }
@@ -185,10 +207,10 @@ any4_prefill_kernel(struct prefill_args args)
     const int32_t n_token_tiles = (args.n_tokens + TOKENS - 1) / TOKENS;
     const int32_t token = simt_block() % n_token_tiles * TOKENS;
     const int32_t n_here = args.n_tokens - token < TOKENS ? args.n_tokens - token : TOKENS;
-    const struct gemm_rows_plain rows = {args.x + (int64_t)token * args.x_stride, args.x_stride};
+    const struct prefill_rows rows = {args.x + (int64_t)token * args.x_stride, args.x_stride};
     prefill_product<GROUP, N_TILES, INT8, false>(memory, args.w, simt_block() / n_token_tiles, rows, n_here,
-                                                 args.n_stripes, args.y + token * args.y_stride,
-                                                 args.y_stride);
+                                                 args.n_stripes,
+                                                 {args.y, args.y_stride, args.x_scales, nullptr, token});
 }
 
 #endif

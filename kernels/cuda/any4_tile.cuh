@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/simt.h"
+#include "kernels/cuda/x_row.cuh"
 
 enum {
     BLOCK_ROWS = ANY4_TILE_ROW_PAD,        /* rows of a unit of work: a lane each */
@@ -22,6 +23,7 @@ struct any4_args {
     const uint16_t *x;
     int32_t x_stride; /* 32 bits reach all tokens of a launch */
     int32_t n_tokens;
+    const float *x_scales;
     float *partials; /* two slots a block of (tokens, BLOCK_ROWS) */
     uint32_t *counters;
 };
@@ -92,25 +94,41 @@ template <int GROUP> SIMT_DEVICE float zero_of(const tile_scales<GROUP, false> &
 
 /* -- tables -- */
 
-/* A row's 16 values as bf16, low bytes and high bytes apart: what prmt chooses from. */
-struct table_planes {
-    uint32_t low[4], high[4];
+/* What prmt chooses a row's 16 values from: bytes of ANY4_LUT_INT8's entries + 128; ANY4_LUT's entries as
+ * f16, four words of low bytes, then the high ones. */
+template <bool INT8> struct table_planes {
+    uint32_t word[INT8 ? 4 : 8];
 };
 
-SIMT_DEVICE struct table_planes planes_load(const struct cuda_any4 &w, int64_t row)
+template <bool INT8> SIMT_DEVICE table_planes<INT8> planes_load(const struct cuda_any4 &w, int64_t row)
 {
-    const simt_words *at = reinterpret_cast<const simt_words *>(w.planes) + 2 * row;
-    const simt_words low = at[0], high = at[1];
-    return {{low.word[0], low.word[1], low.word[2], low.word[3]},
-            {high.word[0], high.word[1], high.word[2], high.word[3]}};
+    constexpr int32_t PLANES = INT8 ? 1 : 2;
+    const simt_words *at = reinterpret_cast<const simt_words *>(w.planes) + PLANES * row;
+    table_planes<INT8> planes;
+    SIMT_UNROLL
+    for (int32_t plane = 0; plane < PLANES; plane++) {
+        const simt_words loaded = at[plane];
+        SIMT_UNROLL
+        for (int32_t i = 0; i < 4; i++) {
+            planes.word[4 * plane + i] = loaded.word[i];
+        }
+    }
+    return planes;
+}
+
+/* Two of four bytes entry + 128, at the places 4 k and 4 j of the selector 0x4k4j, as f16: under a high byte
+ * of 0x64 such a byte is the number 1024 + entry + 128, and the difference is exact. */
+SIMT_DEVICE uint32_t pair_of_bytes(uint32_t bytes, uint32_t selector)
+{
+    return simt_f16_pair_sub(simt_prmt(bytes, 0x64646464, selector), 0x64806480);
 }
 
 /* -- blocks that share rows -- */
 
 /* Stores a block's sums of a segment: sum(token, row) in shared memory at sums[token * stride + row], already
- * whole but for the row's scale. A row block of one block is done with that; else the sums go to a slot of
- * the block's and the last one to come adds up all of them in order. Called by all threads, behind a barrier;
- * shared memory is free again behind the next one. */
+ * whole but for the scales of row and token. A row block of one block is done with that; else the sums go to
+ * a slot of the block's and the last one to come adds up all of them in order. Called by all threads, behind
+ * a barrier; shared memory is free again behind the next one. */
 SIMT_DEVICE void segment_finish(const struct any4_args &args, int32_t row_block, int32_t n_units,
                                 const float *sums, int32_t stride, uint32_t *is_last)
 {
@@ -151,7 +169,8 @@ SIMT_DEVICE void segment_finish(const struct any4_args &args, int32_t row_block,
             sum += args.partials[slot * slot_size + i];
         }
         if (out < w.n_rows) {
-            args.y[token * args.y_stride + out] = w.kind == ANY4_LUT_INT8 ? w.row_scales[out] * sum : sum;
+            sum = w.kind == ANY4_LUT_INT8 ? w.row_scales[out] * sum : sum;
+            args.y[token * args.y_stride + out] = x_scale_at(args.x_scales, token) * sum;
         }
     }
 }

@@ -488,7 +488,7 @@ SIMT_KERNEL(PLAIN_THREADS, 4) attention_plain_kernel(struct attention_args args)
         const float mine = sums[i] * inverse_total(total);
         const float other = simt_bits_float(simt_shuffle_xor(simt_float_bits(mine), 1));
         if (dim < head_dim && thread % 2 == 0) {
-            out[dim / 2] = simt_bf16_pair(mine, other);
+            out[dim / 2] = saturated_pair(mine, other);
         }
     }
 }

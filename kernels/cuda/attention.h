@@ -33,10 +33,10 @@ int32_t cuda_attention_tiles(struct cuda_attention_tile *out, const int32_t *pos
                              const int32_t *sequences, int32_t n_rows);
 
 /* out[row][head] = sum over keys p of softmax_p(scale * q[row][head] . k[p]) v[p], p <= position and, with a
- * window, p > position - window (attention_fn of kernels.h). Query heads that share a KV head lie together.
- */
+ * window, p > position - window (attention_fn of kernels.h); what f16 does not reach is +-65504, NaN stays
+ * NaN. Query heads that share a KV head lie together. */
 struct cuda_attention {
-    uint16_t *out; /* (n_rows, n_heads * head_dim) bf16, zeros up to cuda_padded(n_heads * head_dim) */
+    uint16_t *out; /* (n_rows, n_heads * head_dim) f16, zeros up to cuda_padded(n_heads * head_dim) */
     int64_t out_stride;
     const float *q; /* (n_rows, n_heads * head_dim) f32, rotated: the front of cuda_rope_append's rows */
     int64_t q_stride;

@@ -356,11 +356,23 @@ SIMT_DEVICE float inverse_total(float total)
     return total > 0 ? 1.0f / total : total; /* 0: no keys; NaN stays */
 }
 
+/* Results are at most as large as the largest value, which other types hold beyond f16's end. */
+SIMT_DEVICE float saturated(float value)
+{
+    const float limit = 65504;
+    return value > limit ? limit : value < -limit ? -limit : value; /* NaN stays */
+}
+
+SIMT_DEVICE uint32_t saturated_pair(float low, float high)
+{
+    return simt_f16_pair(saturated(low), saturated(high));
+}
+
 /* Units outside of a row's range may have been added or not: that shows in the sign of zeros at most, which
  * adding 0 takes away. */
 SIMT_DEVICE uint32_t out_pair(float low, float high, float inverse)
 {
-    return simt_bf16_pair(simt_product(low, inverse) + 0.0f, simt_product(high, inverse) + 0.0f);
+    return saturated_pair(simt_product(low, inverse) + 0.0f, simt_product(high, inverse) + 0.0f);
 }
 
 #endif

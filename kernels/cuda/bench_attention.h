@@ -101,7 +101,7 @@ class attention_bench
     /* The first head of the last sequence against sums of doubles. */
     void compare(void)
     {
-        static const double LIMIT = 0.02; /* of the largest |out|: its bf16 and that of the weights */
+        static const double LIMIT = 0.02; /* of the largest |out|: the bf16 of weights */
         const size_t row = (size_t)batch - 1, first_block = row * (size_t)(context / ATTENTION_KV_BLOCK);
         card_check(cudaMemsetAsync(out.as<void>(), 0xff, out.bytes, timer.stream),
                    "NaN for what is not written");
@@ -136,7 +136,7 @@ class attention_bench
             }
         }
         for (size_t i = 0; i < ATTENTION_HEAD_DIM; i++) {
-            const double difference = fabs(sum[i] / total - (double)bf16_to_f32(got[i]));
+            const double difference = fabs(sum[i] / total - (double)f16_to_f32(got[i]));
             largest = std::max(largest, fabs(sum[i] / total));
             worst = difference <= worst ? worst : difference; /* NaN stays */
             if (worst != worst) {

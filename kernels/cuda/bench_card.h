@@ -215,32 +215,43 @@ class card_random
         z = (z ^ z >> 27) * 0x94d049bb133111ebu;
         return z ^ z >> 31;
     }
-    /* Four bf16 of random sign and mantissa between 2^-2 and 2^1. */
-    uint64_t bf16_words(void)
+    /* Four numbers of 16 bits of random sign and mantissa, of three exponents from lowest on. */
+    uint64_t words16(int32_t mantissa_bits, uint64_t lowest)
     {
+        const uint64_t kept = (0x8000 | ((1u << mantissa_bits) - 1)) * (uint64_t)0x0001000100010001u;
         uint64_t z = bits();
         uint64_t exponents = 0;
-        for (int32_t i = 0; i < 64; i += 16) {
-            exponents |= (uint64_t)(125 + (z >> (i + 7)) % 3) << (i + 7);
+        for (int32_t i = mantissa_bits; i < 64; i += 16) {
+            exponents |= (lowest + (z >> i) % 3) << i;
         }
-        return (z & 0x807f807f807f807fu) | exponents;
+        return (z & kept) | exponents;
     }
 };
 
-/* n bf16 on the card: a random stretch over and over. */
-static card_memory card_bf16(size_t n, uint64_t seed)
+/* n numbers of 16 bits on the card, as words16 makes them: a random stretch over and over. */
+static card_memory card_words16(size_t n, uint64_t seed, int32_t mantissa_bits, uint64_t lowest)
 {
     card_random random(seed);
     card_memory memory(n * sizeof(uint16_t));
     std::vector<uint64_t> words(std::min<size_t>((n + 3) / 4, 1 << 20));
     for (uint64_t &word : words) {
-        word = random.bf16_words();
+        word = random.words16(mantissa_bits, lowest);
     }
     for (size_t at = 0; at < n; at += words.size() * 4) {
         card_copy(memory.as<uint16_t>() + at, words.data(),
                   std::min(words.size() * 4, n - at) * sizeof(uint16_t), cudaMemcpyHostToDevice);
     }
     return memory;
+}
+
+static card_memory card_bf16(size_t n, uint64_t seed) /* magnitudes from 2^-2 to 2^1 */
+{
+    return card_words16(n, seed, 7, 125);
+}
+
+static card_memory card_f16(size_t n, uint64_t seed) /* magnitudes from 2^-3 to 1 */
+{
+    return card_words16(n, seed, 10, 12);
 }
 
 #endif

@@ -1,4 +1,4 @@
-/* The yardstick: the same products in bf16 by cuBLAS. Part of bench.cc. */
+/* The yardstick: the same products in f16 by cuBLAS. Part of bench.cc. */
 #ifndef KERNELS_CUDA_BENCH_DENSE_H
 #define KERNELS_CUDA_BENCH_DENSE_H
 
@@ -6,7 +6,7 @@
 #include "kernels/cuda/cublas.h"
 #include "kernels/cuda/linear.h"
 
-/* One 4-bit matrix as dense bf16, in copies; STATUS_UNAVAILABLE is thrown where there is no cuBLAS. */
+/* One 4-bit matrix as dense f16, in copies; STATUS_UNAVAILABLE is thrown where there is no cuBLAS. */
 class dense_weights
 {
     static constexpr size_t WORKSPACE_BYTES = 32u << 20;

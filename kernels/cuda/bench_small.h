@@ -26,7 +26,8 @@ static void bench_small(bench_report &report, card_timer &timer, const std::vect
     const size_t n = (size_t)most;
     /* bf16 patterns of both halves: as f32 they are of the same size. */
     card_memory wide = card_bf16(2 * n * 2 * SMALL_FFN_DIM, 11);
-    card_memory x(n * SMALL_FFN_DIM * sizeof(uint16_t)), weight = card_bf16(2 * SMALL_DIM, 12);
+    card_memory x(n * SMALL_FFN_DIM * sizeof(uint16_t)), x_scales(n * sizeof(float));
+    card_memory weight = card_bf16(2 * SMALL_DIM, 12);
     const size_t kv_bytes = (n + SMALL_KV_BLOCK) * SMALL_KV_HEADS * SMALL_HEAD_DIM * sizeof(uint16_t);
     card_memory k(kv_bytes), v(kv_bytes);
     std::vector<int32_t> counting(n), none(n, 0);
@@ -71,18 +72,18 @@ static void bench_small(bench_report &report, card_timer &timer, const std::vect
             });
         };
         const double rmsnorm = timed("rmsnorm", [&](struct error *err) {
-            return cuda_rmsnorm(x.as<uint16_t>(), SMALL_DIM, wide.as<float>(), SMALL_DIM, weight.as<float>(),
-                                SMALL_DIM, n_tokens, 1e-5f, timer.stream, err);
+            return cuda_rmsnorm(x.as<uint16_t>(), SMALL_DIM, x_scales.as<float>(), wide.as<float>(),
+                                SMALL_DIM, weight.as<float>(), SMALL_DIM, n_tokens, 1e-5f, timer.stream, err);
         });
         const double swiglu = timed("swiglu", [&](struct error *err) {
-            return cuda_swiglu(x.as<uint16_t>(), SMALL_FFN_DIM, wide.as<float>(),
+            return cuda_swiglu(x.as<uint16_t>(), SMALL_FFN_DIM, x_scales.as<float>(), wide.as<float>(),
                                wide.as<float>() + SMALL_FFN_DIM, 2 * SMALL_FFN_DIM, SMALL_FFN_DIM, n_tokens,
                                timer.stream, err);
         });
         const double rope_us = timed("rope", [&](struct error *err) {
             return cuda_rope_kv_append(&rope, n_tokens, timer.stream, err);
         });
-        report.row("4096/14336", "f32, bf16", n_tokens, {rmsnorm, swiglu, rope_us});
+        report.row("4096/14336", "f32, f16", n_tokens, {rmsnorm, swiglu, rope_us});
     }
 }
 

@@ -165,8 +165,8 @@ static enum status layouts_create(struct cublas *c, struct layouts *layouts, int
         int32_t rows, cols;
         int64_t stride;
     } wanted[] = {
-        {&layouts->w, CUDA_R_16BF, n_cols, n_rows, w_stride},
-        {&layouts->x, CUDA_R_16BF, n_cols, n_tokens, x_stride},
+        {&layouts->w, CUDA_R_16F, n_cols, n_rows, w_stride},
+        {&layouts->x, CUDA_R_16F, n_cols, n_tokens, x_stride},
         {&layouts->y, CUDA_R_32F, n_rows, n_tokens, y_stride},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {

@@ -22,8 +22,9 @@ struct cublas;
 enum status cublas_open(struct cublas **out, void *workspace, size_t workspace_bytes, struct error *err);
 void cublas_close(struct cublas *cublas); /* accepts NULL */
 
-/* y[t][row] = sum over col of w[row][col] * x[t][col]; w, x: bf16 rows of n_cols elements, y: f32, strides in
- * elements; f32 sums. w and x 16-byte aligned, n_cols and their strides multiples of 8. */
+/* y[t][row] = sum over col of w[row][col] * x[t][col]; w, x: f16 rows of n_cols elements, y: f32, strides in
+ * elements; f32 sums. The scales of tokens (launch.h) are the caller's to apply. w and x 16-byte aligned,
+ * n_cols and their strides multiples of 8. */
 enum status cublas_linear(struct cublas *cublas, float *y, int64_t y_stride, const uint16_t *w,
                           int64_t w_stride, const uint16_t *x, int64_t x_stride, int32_t n_rows,
                           int32_t n_cols, int32_t n_tokens, void *stream, struct error *err);

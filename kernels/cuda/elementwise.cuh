@@ -7,29 +7,40 @@
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/simt.h"
 #include "kernels/cuda/stored.cuh"
+#include "kernels/cuda/x_row.cuh"
 
 enum { ELEMENTWISE_THREADS = 256 };
 
 /* A block a token. Two columns a thread at a time: rows of x are padded to whole tiles, so pairs are whole.
- */
+ * The largest value is found with the sum, before it is known what all are multiplied by: some roundings of
+ * f32 apart from the largest that is stored, which f16 does not see. */
 SIMT_KERNEL(ELEMENTWISE_THREADS, 1)
-rmsnorm_kernel(uint16_t *x, int64_t x_stride, const float *h, int64_t h_stride, const float *weight,
-               int32_t n, int32_t n_padded, float eps)
+rmsnorm_kernel(uint16_t *x, int64_t x_stride, float *x_scales, const float *h, int64_t h_stride,
+               const float *weight, int32_t n, int32_t n_padded, float eps)
 {
     SIMT_SHARED(float, sums, [REDUCE_MAX_WARPS]);
+    SIMT_SHARED(uint32_t, maxima, [REDUCE_MAX_WARPS]);
     const int64_t token = simt_block();
     const float *row = h + token * h_stride;
     uint32_t *out = reinterpret_cast<uint32_t *>(x + token * x_stride);
     simt_dependency_wait();
     float sum = 0;
+    uint32_t max = 0;
     for (int32_t i = simt_thread(); i < n; i += simt_n_threads()) {
+        const uint32_t bits = magnitude_bits(row[i] * weight[i]);
         sum = fmaf(row[i], row[i], sum);
+        max = bits > max ? bits : max;
     }
     const float inverse = 1.0f / sqrtf(block_sum(sum, sums) / (float)n + eps);
+    const float largest = simt_bits_float(block_max(max, maxima)) * inverse;
+    const float scale = x_scale_of(magnitude_bits(largest)), down = 1.0f / scale;
     for (int32_t i = 2 * simt_thread(); i < n_padded; i += 2 * simt_n_threads()) {
-        float low = i < n ? row[i] * inverse * weight[i] : 0.0f;
-        float high = i + 1 < n ? row[i + 1] * inverse * weight[i + 1] : 0.0f;
-        out[i / 2] = simt_bf16_pair(low, high);
+        const float low = i < n ? row[i] * inverse * weight[i] : 0.0f;
+        const float high = i + 1 < n ? row[i + 1] * inverse * weight[i + 1] : 0.0f;
+        out[i / 2] = simt_f16_pair(low * down, high * down);
+    }
+    if (simt_thread() == 0) {
+        x_scales[token] = scale;
     }
 }
 
@@ -38,18 +49,29 @@ SIMT_DEVICE float silu(float value)
     return value / (1.0f + expf(-value));
 }
 
+/* Values are made twice: there is no place for a row of them. */
 SIMT_KERNEL(ELEMENTWISE_THREADS, 1)
-swiglu_kernel(uint16_t *x, int64_t x_stride, const float *gate, const float *up, int64_t y_stride, int32_t n,
-              int32_t n_padded)
+swiglu_kernel(uint16_t *x, int64_t x_stride, float *x_scales, const float *gate, const float *up,
+              int64_t y_stride, int32_t n, int32_t n_padded)
 {
+    SIMT_SHARED(uint32_t, maxima, [REDUCE_MAX_WARPS]);
     const int64_t token = simt_block();
     const float *g = gate + token * y_stride, *u = up + token * y_stride;
     uint32_t *out = reinterpret_cast<uint32_t *>(x + token * x_stride);
     simt_dependency_wait();
+    uint32_t max = 0;
+    for (int32_t i = simt_thread(); i < n; i += simt_n_threads()) {
+        const uint32_t bits = magnitude_bits(silu(g[i]) * u[i]);
+        max = bits > max ? bits : max;
+    }
+    const float scale = x_scale_of(block_max(max, maxima)), down = 1.0f / scale;
     for (int32_t i = 2 * simt_thread(); i < n_padded; i += 2 * simt_n_threads()) {
-        float low = i < n ? silu(g[i]) * u[i] : 0.0f;
-        float high = i + 1 < n ? silu(g[i + 1]) * u[i + 1] : 0.0f;
-        out[i / 2] = simt_bf16_pair(low, high);
+        const float low = i < n ? silu(g[i]) * u[i] : 0.0f;
+        const float high = i + 1 < n ? silu(g[i + 1]) * u[i + 1] : 0.0f;
+        out[i / 2] = simt_f16_pair(low * down, high * down);
+    }
+    if (simt_thread() == 0) {
+        x_scales[token] = scale;
     }
 }
 

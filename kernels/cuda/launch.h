@@ -3,8 +3,13 @@
  * cuda.md) the kernel has run when the function returns, and arrays are plain memory. A launch that fails
  * gives STATUS_DEVICE with the text of CUDA or of the host's runtime.
  *
- * Activations that a matrix is multiplied by are bf16, rows x_stride elements apart, 16-byte aligned, padded
- * with zeros to whole tiles: cuda_padded(n) columns. Residuals and results are f32. */
+ * Activations that a matrix is multiplied by are f16 with a scale a token: value = x[t][i] * x_scales[t].
+ * Rows are x_stride elements apart, 16-byte aligned, padded with zeros to whole tiles: cuda_padded(n)
+ * columns. The kernels that make them choose the power of two for which a row's largest magnitude is in [0.5,
+ * 1]: 1 for a row of zeros and for one with NaN or an infinity, which stay what they are; nothing below
+ * 2^-126 or above 2^126, where the largest may lie below 0.5 or reach 4. f16 keeps 11 bits of values down to
+ * 2^-14 of the scale, and whole multiples of 2^-24 of it below that. Kernels that read x take NULL for scales
+ * of 1; x is then any f16. Residuals and results are f32. */
 #ifndef KERNELS_CUDA_LAUNCH_H
 #define KERNELS_CUDA_LAUNCH_H
 
@@ -30,14 +35,15 @@ static inline int32_t cuda_padded(int32_t n)
 
 /* -- between the matrices; n_tokens >= 1 rows everywhere -- */
 
-/* x[t][i] = bf16(h[t][i] / sqrt(mean(h[t]^2) + eps) * weight[i]), zeros from n to cuda_padded(n). */
-enum status cuda_rmsnorm(uint16_t *x, int64_t x_stride, const float *h, int64_t h_stride, const float *weight,
-                         int32_t n, int32_t n_tokens, float eps, void *stream, struct error *err);
+/* x[t][i] * x_scales[t] = h[t][i] / sqrt(mean(h[t]^2) + eps) * weight[i], zeros from n to cuda_padded(n). */
+enum status cuda_rmsnorm(uint16_t *x, int64_t x_stride, float *x_scales, const float *h, int64_t h_stride,
+                         const float *weight, int32_t n, int32_t n_tokens, float eps, void *stream,
+                         struct error *err);
 
-/* x[t][i] = bf16(silu(gate[t][i]) * up[t][i]), zeros from n to cuda_padded(n); both f32 rows y_stride apart.
- */
-enum status cuda_swiglu(uint16_t *x, int64_t x_stride, const float *gate, const float *up, int64_t y_stride,
-                        int32_t n, int32_t n_tokens, void *stream, struct error *err);
+/* x[t][i] * x_scales[t] = silu(gate[t][i]) * up[t][i], zeros from n to cuda_padded(n); both f32 rows y_stride
+ * apart. */
+enum status cuda_swiglu(uint16_t *x, int64_t x_stride, float *x_scales, const float *gate, const float *up,
+                        int64_t y_stride, int32_t n, int32_t n_tokens, void *stream, struct error *err);
 
 /* h[t][i] += a * y[t][i]; with y_stride 0 the same row for all: a bias. */
 enum status cuda_axpy(float *h, int64_t h_stride, const float *y, int64_t y_stride, float a, int32_t n,
@@ -74,11 +80,16 @@ enum status cuda_rope_kv_append(const struct cuda_rope_append *args, int32_t n_t
 /* A 4-bit matrix of kind ANY4_LUT or ANY4_LUT_INT8 as the kernels read it. With rows padded to 32 and columns
  * to 128, B = padded rows / 32, C = padded columns / 128 and S = 128 / group_size:
  *     codes   ANY4_LAYOUT_TILE_V1;
- *     planes  (rows)[8] words: the low bytes of the row's 16 table entries as bf16, then the high bytes;
+ *     planes  ANY4_LUT_INT8: (rows)[4] words: a byte entry + 128 for each of the 16 of the row's table;
+ *             ANY4_LUT: (rows)[8] words: the low bytes of the entries as f16, then the high bytes;
  *     scales  ANY4_LUT_INT8: int8 (B, C, 32, S): what a lane needs of a tile is one word, half-word or byte;
  *             ANY4_LUT: words (B, C, S, 32) of a bf16 scale (low) and zero point;
  *     row_scales  f32 (rows), ANY4_LUT_INT8 only.
- * Scales, zero points and row scales of the padding are 0. Every part is 128-byte aligned in one block. */
+ * A row's entries of ANY4_LUT are multiplied by the power of two that brings the largest to [2^14, 2^15), and
+ * its scales divided by it; by a lesser one where a scale would become too small for bf16. So entries above
+ * 2^-32 of the largest are exact; smaller ones are rounded to multiples of 2^-39 of it, at most.
+ * Scales, zero points, row scales and tables of the padding are 0. Every part is 128-byte aligned in one
+ * block. */
 struct cuda_any4 {
     enum any4_kind kind;
     int32_t n_rows, n_cols, group_size;
@@ -109,20 +120,22 @@ static inline int64_t cuda_partials(int32_t n_blocks, int32_t n_tokens)
     return (int64_t)n_blocks * 2 * n_tokens * ANY4_TILE_ROW_PAD;
 }
 
-/* y[t][row] = sum over col of w[row][col] * x[t][col]. y: f32 rows y_stride apart, columns behind n_rows are
- * not written. */
+/* y[t][row] = x_scales[t] * (sum over col of w[row][col] * x[t][col]). y: f32 rows y_stride apart, columns
+ * behind n_rows are not written. */
 struct cuda_linear {
     const struct cuda_any4 *w;
     float *y;
     int64_t y_stride;
     const uint16_t *x;
     int64_t x_stride;
+    const float *x_scales; /* (n_tokens), or NULL: 1 */
     int32_t n_tokens;
     const struct cuda_workspace *workspace;
     void *stream;
 };
 /* At most CUDA_MAX_TOKENS_GEMV tokens. exact: f32 products and sums, else (ANY4_LUT_INT8 only, ignored for
- * ANY4_LUT) f16 products of x scaled by a power of two, eight to a sum of f16. */
+ * ANY4_LUT) f16 products, eight to a sum of f16; where x_scales is NULL, of x divided by the power of two
+ * that brings its largest magnitude to 1 at most. */
 enum status cuda_any4_gemv(const struct cuda_linear *args, bool exact, struct error *err);
 /* At most CUDA_MAX_TOKENS_SMALL tokens. A token's bits do not depend on the others nor on their number. */
 enum status cuda_any4_gemm_small(const struct cuda_linear *args, struct error *err);

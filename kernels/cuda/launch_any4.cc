@@ -17,6 +17,7 @@ static enum status linear_launch(const char *name, void (*kernel)(struct any4_ar
                                           args->x,
                                           (int32_t)args->x_stride,
                                           args->n_tokens,
+                                          args->x_scales,
                                           args->workspace->partials,
                                           args->workspace->counters};
     return launched(
@@ -118,6 +119,7 @@ enum status cuda_any4_gemm_small(const struct cuda_linear *args, struct error *e
     for (int32_t begin = 0; begin < args->n_tokens && !status; begin += at_a_time) {
         struct cuda_linear part = *args;
         part.x += begin * args->x_stride;
+        part.x_scales += args->x_scales ? begin : 0;
         part.y += begin * args->y_stride;
         part.n_tokens = std::min(args->n_tokens - begin, at_a_time);
         const gemm_choice choice = int8 ? gemm_of_group<true>(args->w->group_size, part.n_tokens)

@@ -25,23 +25,24 @@ static enum status check_rows(const char *name, const uint16_t *x, int64_t x_str
     return STATUS_OK;
 }
 
-enum status cuda_rmsnorm(uint16_t *x, int64_t x_stride, const float *h, int64_t h_stride, const float *weight,
-                         int32_t n, int32_t n_tokens, float eps, void *stream, struct error *err)
+enum status cuda_rmsnorm(uint16_t *x, int64_t x_stride, float *x_scales, const float *h, int64_t h_stride,
+                         const float *weight, int32_t n, int32_t n_tokens, float eps, void *stream,
+                         struct error *err)
 {
     enum status status = check_rows("rmsnorm", x, x_stride, n, n_tokens, err);
     return status ? status
-                  : launched(simt_launch(grid_of("rmsnorm", n_tokens, stream), rmsnorm_kernel, x, x_stride, h,
-                                         h_stride, weight, n, cuda_padded(n), eps),
+                  : launched(simt_launch(grid_of("rmsnorm", n_tokens, stream), rmsnorm_kernel, x, x_stride,
+                                         x_scales, h, h_stride, weight, n, cuda_padded(n), eps),
                              "rmsnorm", err);
 }
 
-enum status cuda_swiglu(uint16_t *x, int64_t x_stride, const float *gate, const float *up, int64_t y_stride,
-                        int32_t n, int32_t n_tokens, void *stream, struct error *err)
+enum status cuda_swiglu(uint16_t *x, int64_t x_stride, float *x_scales, const float *gate, const float *up,
+                        int64_t y_stride, int32_t n, int32_t n_tokens, void *stream, struct error *err)
 {
     enum status status = check_rows("swiglu", x, x_stride, n, n_tokens, err);
     return status ? status
                   : launched(simt_launch(grid_of("swiglu", n_tokens, stream), swiglu_kernel, x, x_stride,
-                                         gate, up, y_stride, n, cuda_padded(n)),
+                                         x_scales, gate, up, y_stride, n, cuda_padded(n)),
                              "swiglu", err);
 }
 

@@ -91,9 +91,11 @@ static enum status any_launch(const char *name, struct any_args *args, const str
 }
 
 enum status cuda_linear_any(float *y, int64_t y_stride, const struct cuda_matrix *w, const uint16_t *x,
-                            int64_t x_stride, int32_t n_tokens, void *stream, struct error *err)
+                            int64_t x_stride, const float *x_scales, int32_t n_tokens, void *stream,
+                            struct error *err)
 {
-    struct any_args args = {*w, nullptr, y, y_stride, x, x_stride, n_tokens, 0, 0, nullptr, nullptr};
+    struct any_args args = {*w,       nullptr,  y, y_stride, x,       x_stride,
+                            x_scales, n_tokens, 0, 0,        nullptr, nullptr};
     const any_choice choice = any_choose(w, n_tokens == 1 ? ANY_ONE : ANY_MANY, n_tokens);
     const int64_t n_token_tiles = ((int64_t)n_tokens + choice.n_tokens - 1) / choice.n_tokens;
     return any_launch("linear_any", &args, &choice, n_token_tiles, stream, err);
@@ -101,10 +103,11 @@ enum status cuda_linear_any(float *y, int64_t y_stride, const struct cuda_matrix
 
 enum status cuda_linear_any_grouped(float *y, int64_t y_stride, const struct cuda_matrix *experts,
                                     const struct cuda_matrix *shape, int32_t n_experts, const uint16_t *x,
-                                    int64_t x_stride, const int32_t *slot_row, const int32_t *expert_begin,
-                                    void *stream, struct error *err)
+                                    int64_t x_stride, const float *x_scales, const int32_t *slot_row,
+                                    const int32_t *expert_begin, void *stream, struct error *err)
 {
-    struct any_args args = {*shape, experts, y, y_stride, x, x_stride, 0, 0, 0, slot_row, expert_begin};
+    struct any_args args = {*shape,   experts, y, y_stride, x,        x_stride,
+                            x_scales, 0,       0, 0,        slot_row, expert_begin};
     const any_choice choice = any_choose(shape, ANY_GROUPED, 0);
     return any_launch("linear_any_grouped", &args, &choice, n_experts, stream, err);
 }

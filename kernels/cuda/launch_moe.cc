@@ -82,8 +82,8 @@ template <bool INT8> static grouped_choice grouped_of_group(int32_t group_size, 
 
 enum status cuda_any4_grouped(float *y, int64_t y_stride, const struct cuda_any4 *experts,
                               const struct cuda_any4 *shape, int32_t n_experts, const uint16_t *x,
-                              int64_t x_stride, const int32_t *slot_row, const int32_t *expert_begin,
-                              int32_t max_slots, void *stream, struct error *err)
+                              int64_t x_stride, const float *x_scales, const int32_t *slot_row,
+                              const int32_t *expert_begin, int32_t max_slots, void *stream, struct error *err)
 {
     const char *name = "any4_grouped";
     const int32_t n_padded = shape->n_tile_cols * ANY4_TILE_COLS;
@@ -106,8 +106,8 @@ enum status cuda_any4_grouped(float *y, int64_t y_stride, const struct cuda_any4
     const grouped_choice choice = shape->kind == ANY4_LUT_INT8
                                       ? grouped_of_group<true>(shape->group_size, slots)
                                       : grouped_of_group<false>(shape->group_size, slots);
-    const struct grouped_args args = {*shape, experts,           y,        y_stride,
-                                      x,      (int32_t)x_stride, slot_row, expert_begin};
+    const struct grouped_args args = {*shape,   experts,  y,           y_stride, x, (int32_t)x_stride,
+                                      x_scales, slot_row, expert_begin};
     const int32_t n_row_tiles = (shape->n_row_blocks + choice.n_row_blocks - 1) / choice.n_row_blocks;
     const struct simt_grid grid = {name, n_row_tiles * n_experts, GEMM_THREADS, (size_t)choice.shared_bytes,
                                    stream};

@@ -46,8 +46,14 @@ enum status cuda_any4_prefill(const struct cuda_linear *args, struct error *err)
         return error_set(err, STATUS_INVALID, "any4_prefill: %d tokens for %d rows are too many",
                          args->n_tokens, w->n_rows);
     }
-    const struct prefill_args kernel_args = {
-        *w, args->y, args->y_stride, args->x, (int32_t)args->x_stride, args->n_tokens, linear_stripes(args)};
+    const struct prefill_args kernel_args = {*w,
+                                             args->y,
+                                             args->y_stride,
+                                             args->x,
+                                             (int32_t)args->x_stride,
+                                             args->n_tokens,
+                                             args->x_scales,
+                                             linear_stripes(args)};
     const struct simt_grid grid = {"any4_prefill", (int32_t)(n_token_tiles * n_row_tiles), PREFILL_THREADS,
                                    (size_t)choice.shared_bytes, args->stream};
     return launched(simt_launch(grid, choice.kernel, kernel_args), grid.name, err);

@@ -8,6 +8,7 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/simt.h"
+#include "kernels/cuda/x_row.cuh"
 
 enum {
     ANY_ROWS = 4, /* share what is loaded of x */
@@ -40,6 +41,7 @@ struct any_args {
     int64_t y_stride;
     const uint16_t *x;
     int64_t x_stride;
+    const float *x_scales;
     int32_t n_tokens;
     int32_t n_row_tiles;         /* of a block's rows */
     int32_t n_padded;            /* columns */
@@ -138,8 +140,8 @@ SIMT_DEVICE void any_load_x(float values[ANY_LANE_COLS], const uint16_t *x, int3
     }
     SIMT_UNROLL
     for (int32_t pair = 0; pair < 4; pair++) {
-        values[2 * pair] = simt_bf16_low(pairs[pair]);
-        values[2 * pair + 1] = simt_bf16_high(pairs[pair]);
+        values[2 * pair] = simt_f16_low(pairs[pair]);
+        values[2 * pair + 1] = simt_f16_high(pairs[pair]);
     }
 }
 
@@ -248,8 +250,9 @@ SIMT_DEVICE void any_product(const struct any_args &args, const struct cuda_matr
             sum += shared_sums[warp * ANY_ROWS * TOKENS + simt_thread()];
         }
         if (row < w.n_rows) {
-            args.y[(first_token + t) * args.y_stride + row] =
-                w.kind == ANY4_LUT_INT8 ? w.row_scales[row] * sum : sum;
+            const int32_t token = first_token + t;
+            sum = w.kind == ANY4_LUT_INT8 ? w.row_scales[row] * sum : sum;
+            args.y[token * args.y_stride + row] = x_scale_of_slot(args.x_scales, args.slot_row, token) * sum;
         }
     }
 }

@@ -1,5 +1,6 @@
 /* Products with matrices stored as bf16, lm_heads above all: bf16 matrix products, so that as many tokens as
- * 64 cost little more than the weights' bytes. A row's 16 bytes are a lane's part of two fragments when
+ * 64 cost little more than the weights' bytes. Weights and x stay exact: a number of 11 bits is the sum of
+ * two of 8, which take a product each. A row's 16 bytes are a lane's part of two fragments when
  * columns are taken in the order of any4_gemm.cuh, and so are those of a row of x: neither goes through
  * shared memory. The warps of a block share its rows and take 32 columns in turn, whatever the number of
  * tokens. */
@@ -30,6 +31,24 @@ SIMT_DEVICE dense_unit<M_TILES> dense_load(const struct cuda_matrix &w, int32_t 
             w.codes + row * w.row_bytes + (col + simt_lane() % 4 * 8) * (int64_t)sizeof(uint16_t)));
     }
     return unit;
+}
+
+/* 8 values of f16 as sums of two bf16: the nearest one and the rest, which has no more than 8 bits either. */
+struct dense_x {
+    uint32_t nearest[4], rest[4];
+};
+
+SIMT_DEVICE struct dense_x dense_split(const simt_words &x)
+{
+    struct dense_x split;
+    SIMT_UNROLL
+    for (int32_t i = 0; i < 4; i++) {
+        const float low = simt_f16_low(x.word[i]), high = simt_f16_high(x.word[i]);
+        const uint32_t pair = simt_bf16_pair(low, high);
+        split.nearest[i] = pair;
+        split.rest[i] = simt_bf16_pair(low - simt_bf16_low(pair), high - simt_bf16_high(pair));
+    }
+    return split;
 }
 
 template <int M_TILES> struct dense_shared {
@@ -65,14 +84,16 @@ SIMT_DEVICE void dense_product(const struct any_args &args, const struct cuda_ma
         }
         SIMT_UNROLL
         for (int32_t n = 0; n < N_TILES; n++) {
-            const simt_words b = *reinterpret_cast<const simt_words *>(x[n] + col);
+            const struct dense_x b = dense_split(*reinterpret_cast<const simt_words *>(x[n] + col));
             SIMT_UNROLL
             for (int32_t m = 0; m < M_TILES; m++) {
                 const uint32_t *upper = current.rows[m][0].word, *lower = current.rows[m][1].word;
                 const uint32_t a[2][4] = {{upper[0], lower[0], upper[1], lower[1]},
                                           {upper[2], lower[2], upper[3], lower[3]}};
-                simt_mma_bf16(sums[m][n], a[0], b.word);
-                simt_mma_bf16(sums[m][n], a[1], b.word + 2);
+                simt_mma_bf16(sums[m][n], a[0], b.nearest);
+                simt_mma_bf16(sums[m][n], a[1], b.nearest + 2);
+                simt_mma_bf16(sums[m][n], a[0], b.rest);
+                simt_mma_bf16(sums[m][n], a[1], b.rest + 2);
             }
         }
     }
@@ -89,14 +110,15 @@ SIMT_DEVICE void dense_product(const struct any_args &args, const struct cuda_ma
         }
         simt_barrier();
         for (int32_t i = simt_thread(); i < 8 * layout::ROWS; i += DENSE_THREADS) {
-            const int32_t token = i / layout::ROWS, row = first_row + i % layout::ROWS;
+            const int32_t token = n * 8 + i / layout::ROWS, row = first_row + i % layout::ROWS;
             float sum = 0;
             SIMT_UNROLL
             for (int32_t warp = 0; warp < DENSE_WARPS; warp++) {
-                sum += shared_sums[(warp * 8 + token) * layout::STRIDE + i % layout::ROWS];
+                sum += shared_sums[(warp * 8 + i / layout::ROWS) * layout::STRIDE + i % layout::ROWS];
             }
-            if (n * 8 + token < n_here && row < w.n_rows) {
-                args.y[(first_token + n * 8 + token) * args.y_stride + row] = sum;
+            if (token < n_here && row < w.n_rows) {
+                args.y[(first_token + token) * args.y_stride + row] =
+                    x_scale_of_slot(args.x_scales, args.slot_row, first_token + token) * sum;
             }
         }
     }

@@ -119,6 +119,7 @@ struct grouped_args {
     int64_t y_stride;
     const uint16_t *x;
     int32_t x_stride; /* 32 bits reach all slots */
+    const float *x_scales;
     const int32_t *slot_row;
     const int32_t *expert_begin;
 };
@@ -179,9 +180,11 @@ any4_grouped_kernel(struct grouped_args args)
             memory, w[0], gemm_range_of(row_block, 0, args.shape.n_tile_cols), rows, n_here);
         for (int32_t i = simt_thread(); i < n_here * BLOCK_ROWS; i += GEMM_THREADS) {
             const int32_t token = i / BLOCK_ROWS, row = row_block * BLOCK_ROWS + i % BLOCK_ROWS;
-            const float sum = sums[token * GEMM_SUM_STRIDE + i % BLOCK_ROWS];
+            float sum = sums[token * GEMM_SUM_STRIDE + i % BLOCK_ROWS];
             if (row < args.shape.n_rows) {
-                args.y[(slot + token) * args.y_stride + row] = INT8 ? w[0].row_scales[row] * sum : sum;
+                sum = INT8 ? w[0].row_scales[row] * sum : sum;
+                args.y[(slot + token) * args.y_stride + row] =
+                    x_scale_of_slot(args.x_scales, args.slot_row, slot + token) * sum;
             }
         }
     }
@@ -209,8 +212,9 @@ any4_grouped_prefill_kernel(struct grouped_args args)
         const int32_t n_here = end - slot < TOKENS ? end - slot : TOKENS;
         grouped_rows(x_at, args, slot, n_here); /* those before were read in front of a barrier */
         simt_barrier();                         /* and nobody works on them any more */
-        prefill_product<GROUP, N_TILES, INT8, true>(memory, w[0], row_tile, rows, n_here, 1,
-                                                    args.y + slot * args.y_stride, args.y_stride);
+        prefill_product<GROUP, N_TILES, INT8, true>(
+            memory, w[0], row_tile, rows, n_here, 1,
+            {args.y, args.y_stride, args.x_scales, args.slot_row, slot});
     }
 }
 

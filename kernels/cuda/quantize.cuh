@@ -193,24 +193,17 @@ SIMT_DEVICE void quantize_store_codes(const struct quantize_job &job, const stru
     }
 }
 
-/* Byte `at` of a row's planes: the low bytes of its levels as bf16, in which int8 is exact, then the high. */
-SIMT_DEVICE uint32_t quantize_plane_byte(const int8_t *table, int32_t at)
-{
-    const uint32_t bits = simt_float_bits((float)table[at % LEARN_LEVELS]);
-    return bits >> (at < LEARN_LEVELS ? 16 : 24) & 0xff;
-}
-
 /* Table and row scale. */
 SIMT_DEVICE void quantize_store_table(const struct quantize_job &job, int32_t row, const int8_t *table,
                                       float row_scale)
 {
     const int32_t thread = simt_thread(), n_levels = 1 << job.code_bits;
-    if (job.planes && thread < LEARN_LEVELS / 2) {
+    if (job.planes && thread < LEARN_LEVELS / 4) {
         uint32_t word = 0;
         for (int32_t i = 0; i < 4; i++) {
-            word |= quantize_plane_byte(table, 4 * thread + i) << 8 * i;
+            word |= (uint32_t)(table[4 * thread + i] + 128) << 8 * i; /* a byte each: never negative */
         }
-        job.planes[(int64_t)row * (LEARN_LEVELS / 2) + thread] = word;
+        job.planes[(int64_t)row * (LEARN_LEVELS / 4) + thread] = word;
     } else if (!job.planes && thread < n_levels) {
         job.table[((int64_t)row << job.code_bits) + thread] = table[thread];
     }

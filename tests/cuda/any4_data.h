@@ -2,8 +2,11 @@
 #ifndef TESTS_CUDA_ANY4_DATA_H
 #define TESTS_CUDA_ANY4_DATA_H
 
+#include <memory>
+
 #include "kernels/cuda/launch.h"
 #include "tests/cuda/support.h"
+#include "tests/cuda/x_rows.h"
 extern "C" {
 #include "quant/pack.h"
 }
@@ -16,32 +19,38 @@ struct linear {
     struct test_matrix host;
     std::vector<uint8_t> tiles;
     struct any4_matrix tiled;
-    struct cuda_any4 device;
-    device_array<uint8_t> *block;
+    std::vector<uint8_t> packed;
+    struct cuda_any4 device, arranged; /* the same on the host */
+    std::unique_ptr<device_array<uint8_t>> block;
 
     linear(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_t group_size, enum data_kind data,
            uint64_t seed)
         : host(test_matrix_build(format_of(kind, 4), n_rows, n_cols, group_size, data, seed)),
           tiles(tile_matrix_bytes(n_rows, n_cols, 4)), tiled(host.matrix)
     {
-        struct error err = {};
-        size_t bytes;
         repack_to_tiles(tiles.data(), host.matrix.codes, host.matrix.row_bytes, n_rows, n_cols, 4);
         tiled.layout = ANY4_LAYOUT_TILE_V1;
         tiled.codes = tiles.data();
         tiled.row_bytes = tile_row_bytes(n_cols, 4);
+        place();
+    }
+    /* Again, where a test has changed tables or scales of the host's. */
+    void place()
+    {
+        struct error err = {};
+        size_t bytes;
         CHECK(!cuda_any4_bytes(&bytes, &tiled, &err), "%s", err.message);
-        std::vector<uint8_t> packed(bytes, 0x55);
+        packed.assign(bytes, 0x55);
         cuda_any4_pack(packed.data(), &tiled);
-        block = new device_array<uint8_t>(packed);
+        block = std::make_unique<device_array<uint8_t>>(packed);
         cuda_any4_place(&device, &tiled, block->data);
+        cuda_any4_place(&arranged, &tiled, packed.data());
     }
     linear(const linear &) = delete;
     linear &operator=(const linear &) = delete;
     ~linear()
     {
         test_matrix_free(&host);
-        delete block;
     }
 
     /* What a code's part in a sum is multiplied by, in magnitude: intermediate sums are of this size even
@@ -58,33 +67,32 @@ struct linear {
     }
 };
 
-struct inputs {
-    int32_t n_tokens;
-    int64_t x_stride, y_stride;
-    std::vector<uint16_t> x;
-    std::vector<float> values; /* (n_tokens, n_cols): x as f32 */
+/* What stands in the arrangement of ANY4_LUT. */
+static inline float lut_entry(const linear &m, int32_t row, int32_t code)
+{
+    const uint8_t *bytes =
+        reinterpret_cast<const uint8_t *>(m.arranged.planes) + row * 2 * ANY4_MAX_TABLE + code;
+    return f16_to_f32((uint16_t)(bytes[0] | bytes[ANY4_MAX_TABLE] << 8));
+}
+
+static inline float lut_scale(const linear &m, int32_t row, int32_t group)
+{
+    const int32_t groups_a_tile = ANY4_TILE_COLS / m.arranged.group_size;
+    const int64_t tile = row / ANY4_TILE_ROW_PAD * m.arranged.n_tile_cols + group / groups_a_tile;
+    const int64_t at =
+        (tile * groups_a_tile + group % groups_a_tile) * ANY4_TILE_ROW_PAD + row % ANY4_TILE_ROW_PAD;
+    return bf16_to_f32((uint16_t) static_cast<const uint32_t *>(m.arranged.scales)[at]);
+}
+
+struct inputs : x_rows {
+    int64_t y_stride;
     std::vector<float> expected;
 
-    inputs(const linear &m, int32_t tokens, enum data_kind data, struct rng *rng)
-        : n_tokens(tokens), x_stride(cuda_padded(m.device.n_cols) + 8), y_stride(m.device.n_rows + 3),
-          x((size_t)(tokens * x_stride), 0), values((size_t)tokens * (size_t)m.device.n_cols),
+    inputs(const linear &m, int32_t tokens, enum data_kind data, struct rng *rng, bool with_scales = true)
+        : x_rows(tokens, m.device.n_cols, with_scales, data, rng), y_stride(m.device.n_rows + 3),
           expected((size_t)(tokens * y_stride))
     {
-        const int32_t n_cols = m.device.n_cols;
-        data_fill(values.data(), values.size(), data, rng);
-        for (int32_t token = 0; token < tokens; token++) {
-            for (int32_t col = 0; col < x_stride; col++) {
-                uint16_t *to = &x[(size_t)(token * x_stride + col)];
-                if (col < n_cols) {
-                    float *value = &values[(size_t)token * (size_t)n_cols + (size_t)col];
-                    *to = bf16_from_f32(*value);
-                    *value = bf16_to_f32(*to);
-                } else if (col >= cuda_padded(n_cols)) {
-                    *to = 0x7fc0; /* NaN: nobody may read it */
-                }
-            }
-        }
-        scalar.any4_gemm(expected.data(), y_stride, &m.host.matrix, values.data(), n_cols, tokens, 0,
+        scalar.any4_gemm(expected.data(), y_stride, &m.host.matrix, values.data(), m.device.n_cols, tokens, 0,
                          m.device.n_rows);
     }
 };

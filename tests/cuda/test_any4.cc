@@ -8,8 +8,8 @@ enum variant_name { GEMV_F16, GEMV_EXACT, GEMM };
 static const char *const names[] = {"gemv", "exact gemv", "gemm"};
 
 /* What sums of eight f16 products can lose, for one row and token: each addition half a unit of its result,
- * and x what lies below the last place of f16 once its largest is near 1. */
-static double f16_loss(const linear &m, const float *x, int32_t row)
+ * and x without a scale what lies below the last place of f16 once its largest is near 1. */
+static double f16_loss(const linear &m, const float *x, int32_t row, bool scaled)
 {
     const struct any4_matrix *w = &m.host.matrix;
     const double *weights = m.host.dense + (size_t)row * (size_t)w->n_cols;
@@ -28,7 +28,7 @@ static double f16_loss(const linear &m, const float *x, int32_t row)
             }
         }
     }
-    return loss + sum_of_weights * max * 0x1p-24;
+    return loss + (scaled ? 0 : sum_of_weights * max * 0x1p-24);
 }
 
 static void check_y(const linear &m, const inputs &in, const std::vector<float> &y, variant_name variant,
@@ -44,7 +44,7 @@ static void check_y(const linear &m, const inputs &in, const std::vector<float> 
                 sum += m.magnitude(row, col) * fabs((double)x[col]);
             }
             const double tolerance =
-                2 * chain * UNIT_ROUNDOFF * sum + (variant == GEMV_F16 ? f16_loss(m, x, row) : 0);
+                2 * chain * UNIT_ROUNDOFF * sum + (variant == GEMV_F16 ? f16_loss(m, x, row, in.scaled) : 0);
             const size_t at = (size_t)(token * in.y_stride + row);
             CHECK(close_to(y[at], in.expected[at], tolerance),
                   "%s, kind %d, %d x %d, group %d, token %d of %d, row %d, %d blocks, seed %d: %.9g, "
@@ -65,13 +65,14 @@ static std::vector<float> run(const linear &m, const inputs &in, variant_name va
 {
     struct error err = {};
     device_array<uint16_t> x(in.x);
+    const device_scales scales(in);
     device_array<float> y(in.expected.size());
     device_array<float> partials(std::vector<float>((size_t)cuda_partials(n_blocks, in.n_tokens), NAN));
     device_array<uint32_t> counters(std::vector<uint32_t>((size_t)m.device.n_row_blocks, 0));
     const struct cuda_workspace workspace = {n_blocks, partials.data, counters.data, m.device.n_row_blocks,
                                              in.n_tokens};
-    const struct cuda_linear args = {&m.device,   y.data,      in.y_stride, x.data,
-                                     in.x_stride, in.n_tokens, &workspace,  nullptr};
+    const struct cuda_linear args = {&m.device,        y.data,      in.y_stride, x.data, in.x_stride,
+                                     scales.pointer(), in.n_tokens, &workspace,  nullptr};
     std::vector<float> first;
 #ifndef __CUDACC__
     simt_host_loads_reset();
@@ -110,7 +111,8 @@ static void test_all(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_
     struct rng rng = {seed * 77};
     linear m(kind, n_rows, n_cols, group_size, data, seed);
     for (int32_t n_tokens : tokens) {
-        inputs in(m, n_tokens, data, &rng);
+        const bool scaled = rng_below(&rng, 3) != 0;
+        inputs in(m, n_tokens, data, &rng, scaled);
         const int32_t n_blocks = blocks[rng_below(&rng, 4)];
         if (n_tokens <= CUDA_MAX_TOKENS_GEMV) {
             test(m, in, GEMV_EXACT, n_blocks, seed);
@@ -138,6 +140,65 @@ static void test_invariance(enum any4_kind kind, int32_t group_size)
     }
 }
 
+/* Tables and scales of bf16 anywhere in its range: moving a row's table by a power of two and its scales by
+ * the opposite one changes no bit. */
+static void test_table_range(uint64_t seed)
+{
+    enum { N_ROWS = 40, N_COLS = 200 };
+    struct rng rng = {seed};
+    linear plain(ANY4_LUT, N_ROWS, N_COLS, 64, DATA_RANDOM, seed),
+        moved(ANY4_LUT, N_ROWS, N_COLS, 64, DATA_RANDOM, seed);
+    struct any4_matrix *w = &moved.host.matrix;
+    uint16_t *lut = static_cast<uint16_t *>(moved.host.lut.data);
+    uint16_t *scales = static_cast<uint16_t *>(moved.host.scales.data);
+    for (int32_t row = 0; row < N_ROWS; row++) {
+        const int32_t shift = rng_below(&rng, 221) - 110;
+        for (int32_t code = 0; code < 16; code++) {
+            uint16_t *entry = &lut[row * 16 + code];
+            *entry = bf16_from_f32(ldexpf(bf16_to_f32(*entry), shift));
+        }
+        for (int32_t group = 0; group < w->n_groups; group++) {
+            uint16_t *scale = &scales[row * w->n_groups + group];
+            *scale = bf16_from_f32(ldexpf(bf16_to_f32(*scale), -shift));
+        }
+    }
+    moved.place();
+    inputs in(plain, 3, DATA_RANDOM, &rng);
+    CHECK(run(plain, in, GEMM, 3, 1) == run(moved, in, GEMM, 3, 1), "tables of other sizes, gemm");
+    inputs two = in;
+    two.n_tokens = 2;
+    CHECK(run(plain, two, GEMV_EXACT, 3, 1) == run(moved, two, GEMV_EXACT, 3, 1),
+          "tables of other sizes, gemv");
+    /* Entries far apart, the smallest subnormal in bf16, under scales that let the largest come to 1: those
+     * above 2^-32 of the largest are exact, and so is a scale that has no smaller power of two below it. */
+    for (int32_t row = 0; row < N_ROWS; row++) {
+        for (int32_t code = 0; code < 16; code++) {
+            lut[row * 16 + code] = bf16_from_f32(ldexpf(1.9f, code < 8 ? -4 * code : 1 - 16 * (16 - code)));
+        }
+        for (int32_t group = 0; group < w->n_groups; group++) {
+            scales[row * w->n_groups + group] = row % 2 ? 0x3f81 : group ? 0x0181 : 0x0001;
+        }
+    }
+    moved.place();
+    for (int32_t row = 0; row < N_ROWS; row++) {
+        for (int32_t group = 0; group < w->n_groups; group++) {
+            const double product = (double)lut_entry(moved, row, 0) * lut_scale(moved, row, group);
+            const double wanted =
+                (double)bf16_to_f32(lut[row * 16]) * bf16_to_f32(scales[row * w->n_groups + group]);
+            CHECK(product == wanted, "row %d, group %d: %g, expected %g", row, group, product, wanted);
+        }
+        for (int32_t code = 0; code < 16; code++) {
+            const double found = (double)lut_entry(moved, row, code) / lut_entry(moved, row, 0);
+            const double wanted = (double)bf16_to_f32(lut[row * 16 + code]) / bf16_to_f32(lut[row * 16]);
+            const bool exact = row % 2 && code < 8;
+            CHECK(fabs(found - wanted) <= (exact     ? 0
+                                           : row % 2 ? 0x1p-39
+                                                     : 0x1p-24),
+                  "row %d, entry %d: %g of the largest, expected %g", row, code, found, wanted);
+        }
+    }
+}
+
 static void test_refusals(void)
 {
     struct error err = {};
@@ -154,8 +215,8 @@ static void test_refusals(void)
     float partials[64];
     uint32_t counters[1] = {0};
     struct cuda_workspace workspace = {1, partials, counters, 1, 1};
-    const struct cuda_linear good = {&m.device,   partials, 8,          in.x.data(),
-                                     in.x_stride, 1,        &workspace, nullptr};
+    const struct cuda_linear good = {&m.device,        partials, 8,          in.x.data(), in.x_stride,
+                                     in.scales.data(), 1,        &workspace, nullptr};
     struct cuda_linear bad = good;
     bad.n_tokens = 3;
     CHECK(cuda_any4_gemv(&bad, true, &err) == STATUS_INVALID && strstr(err.message, "3 tokens"), "%s",
@@ -180,6 +241,7 @@ int main(int n_arguments, char **arguments)
     checks_begin(120);
     kernels_init_cpu(&scalar, 0);
     test_refusals();
+    test_table_range(1);
 #ifdef TEST_FEW_SHAPES
     (void)n_arguments;
     (void)arguments;

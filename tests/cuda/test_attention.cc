@@ -167,7 +167,8 @@ static std::vector<uint16_t> run(const struct problem &p, const struct step &ste
  * summed in f32; scaling and the argument of exp2 give 4 u |score - max| more. A weight then differs by the
  * factor exp(2 d), maximum included; it has 8 bits (bf16: 2^-8) or 11
  * (f16: 2^-11, or 2^-25 of the unit's largest weight where f16 is subnormal, for each of n keys); exp2f adds
- * 4 u, sums n u, every unit and split 4 u, in numerator and total. Then bf16: 2^-8. */
+ * 4 u, sums n u, every unit and split 4 u, in numerator and total. Then f16: 2^-11, or 2^-25 below 2^-14, or
+ * its end. */
 static void check_rows(const struct problem &p, const struct step &step, const std::vector<uint16_t> &out,
                        int64_t out_stride, double *error, double *rounding)
 {
@@ -235,10 +236,11 @@ static void check_rows(const struct problem &p, const struct step &step, const s
             const double relative = expm1(2 * worst) + weight_rest + u * (8 + n + 4 * (n / 64 + 2));
             for (int32_t dim = 0; dim < s.head_dim; dim++) {
                 const int32_t at = head * s.head_dim + dim;
-                const double wanted = expected[(size_t)at], value_got = bf16_to_f32(got[at]);
+                const double wanted = fmax(-65504, fmin(65504, (double)expected[(size_t)at]));
+                const double value_got = f16_to_f32(got[at]);
                 const double subnormal = s.type == KV_F16 ? n * 0x1p-25 / total : 0;
                 const double allowed = 2 * relative * magnitude[(size_t)dim] / total + subnormal +
-                                       fabs(wanted) * 0x1.02p-8 + 0x1p-133;
+                                       fabs(wanted) * 0x1.02p-11 + 0x1p-25;
                 const double err = fabs(value_got - wanted);
                 CHECK(err <= allowed,
                       "%s, head_dim %d, %d heads, %d KV heads, blocks of %d, window %d, %s data, seed %d: "
@@ -248,7 +250,7 @@ static void check_rows(const struct problem &p, const struct step &step, const s
                       data_names[s.data], (int)s.seed, row, sequence, position, head, dim, value_got, wanted,
                       allowed);
                 *error += err * err;
-                const double rounded = bf16_to_f32(bf16_from_f32((float)wanted)) - wanted;
+                const double rounded = f16_to_f32(f16_from_f32((float)wanted)) - wanted;
                 *rounding += rounded * rounded;
             }
         }
@@ -310,6 +312,33 @@ static void test_shape(const struct shape &s, int32_t n_positions, int32_t chunk
     other.add(0, n_positions - chunk, chunk / 3 + 1);
     other.cut();
     check_same(p, mixed, out, other, run(p, other, last, out_stride, s.seed), out_stride, "a shorter chunk");
+}
+
+/* Results beyond f16's end become its largest number, NaN stays. */
+static void test_saturation(enum kv_type type)
+{
+    struct problem p = problem_build({type, 8, 2, 1, 16, 0, DATA_RANDOM, 5}, 70);
+    for (size_t i = 0; i < p.v.size() / kv_type_bytes(type); i += 8) {
+        store(p.v, type, (int64_t)i, 1e6f);
+        store(p.v, type, (int64_t)i + 1, -70000);
+        store(p.v, type, (int64_t)i + 2, NAN);
+    }
+    const int64_t stride = cuda_padded((int32_t)p.q_row());
+    for (int32_t n : {1, 20}) {
+        struct step step;
+        step.add(0, 70 - n, n);
+        step.cut();
+        const std::vector<uint16_t> out = run(p, step, 69, stride, 3);
+        for (int32_t row = 0; row < n; row++) {
+            for (int64_t at = row * stride; at < row * stride + p.q_row(); at += 8) {
+                const uint16_t *head = &out[(size_t)at];
+                CHECK(head[0] == 0x7bff && head[1] == 0xfbff && (head[2] & 0x7fff) > 0x7c00 &&
+                          fabsf(f16_to_f32(head[3])) <= 1,
+                      "%s, %d rows: %04x %04x %04x %04x", TYPE_NAMES[type], n, head[0], head[1], head[2],
+                      head[3]);
+            }
+        }
+    }
 }
 
 static void test_tiles(void)
@@ -384,6 +413,8 @@ int main(void)
     kernels_init_cpu(&scalar, 0);
     test_tiles();
     test_refusals();
+    test_saturation(KV_BF16);
+    test_saturation(KV_F32);
     double error[3] = {}, rounding[3] = {};
 #ifdef TEST_FEW_SHAPES
     const struct shape shapes[] = {{KV_BF16, 8, 4, 1, 16, 0, DATA_RANDOM, 1},
@@ -417,7 +448,7 @@ int main(void)
         if (rounding[type] == 0) {
             continue;
         }
-        fprintf(stderr, "%s: error %.3g of what rounding the result to bf16 alone gives\n", TYPE_NAMES[type],
+        fprintf(stderr, "%s: error %.3g of what rounding the result to f16 alone gives\n", TYPE_NAMES[type],
                 sqrt(error[type] / rounding[type]));
     }
     return checks_finish("cuda_attention");

@@ -20,33 +20,43 @@ static std::vector<float> floats(size_t n, enum data_kind kind, struct rng *rng)
     return values;
 }
 
-/* bf16 of a value that is itself some roundings of f32 away from the expected one. */
-static bool bf16_close(uint16_t value, float expected, double roundings)
+/* f16 of a value that is itself some roundings of f32 away from the expected one. */
+static bool f16_close(uint16_t value, double expected, double roundings)
 {
-    const double slack = fabs((double)expected) * roundings * UNIT_ROUNDOFF + 0x1p-149;
-    const float low = bf16_to_f32(bf16_from_f32((float)(expected - slack)));
-    const float high = bf16_to_f32(bf16_from_f32((float)(expected + slack)));
-    return bf16_to_f32(value) >= low && bf16_to_f32(value) <= high;
+    const double slack = fabs(expected) * roundings * UNIT_ROUNDOFF + 0x1p-149;
+    const float low = f16_to_f32(f16_from_f32((float)(expected - slack)));
+    const float high = f16_to_f32(f16_from_f32((float)(expected + slack)));
+    return f16_to_f32(value) >= low && f16_to_f32(value) <= high;
 }
 
-/* What a launch wrote to x: the values, zeros to the tile's end, nothing behind. */
-static void check_x(const std::vector<uint16_t> &x, int64_t x_stride, const std::vector<float> &expected,
-                    int32_t n, int32_t n_tokens, double roundings, const char *name, uint64_t seed)
+/* What a launch wrote to x: a scale for which the largest is between 0.5 and 1, the values, zeros to the
+ * tile's end, nothing behind. */
+static void check_x(const std::vector<uint16_t> &x, int64_t x_stride, const std::vector<float> &scales,
+                    const std::vector<float> &expected, int32_t n, int32_t n_tokens, double roundings,
+                    const char *name, uint64_t seed)
 {
     for (int32_t token = 0; token < n_tokens; token++) {
+        const float scale = scales[(size_t)token];
+        float max = 0;
         for (int32_t i = 0; i < x_stride; i++) {
             const uint16_t value = x[(size_t)(token * x_stride + i)];
             if (i < n) {
                 const float wanted = expected[(size_t)token * (size_t)n + (size_t)i];
-                CHECK(bf16_close(value, wanted, roundings),
-                      "%s, %d of %d, token %d of %d, seed %d: %g, expected %g", name, i, n, token, n_tokens,
-                      (int)seed, bf16_to_f32(value), wanted);
+                max = fmaxf(max, fabsf(f16_to_f32(value)));
+                CHECK(f16_close(value, (double)wanted / (double)scale, roundings),
+                      "%s, %d of %d, token %d of %d, seed %d: %g times %g, expected %g", name, i, n, token,
+                      n_tokens, (int)seed, f16_to_f32(value), scale, wanted);
             } else {
                 CHECK(value == (i < cuda_padded(n) ? 0 : 0x7777), "%s: %d behind %d is %04x", name, i, n,
                       value);
             }
         }
+        int exponent;
+        CHECK(frexpf(scale, &exponent) == 0.5f, "%s: scale %g is no power of two", name, scale);
+        CHECK(max == 0 ? scale == 1 : max >= 0.5f && max <= 1, "%s, token %d: largest is %g, scale %g", name,
+              token, max, scale);
     }
+    CHECK(scales.size() == (size_t)n_tokens + 1 && scales.back() == 7, "%s wrote behind the scales", name);
 }
 
 static void test_rmsnorm_swiglu(int32_t n, int32_t n_tokens, uint64_t seed, enum data_kind kind)
@@ -61,19 +71,70 @@ static void test_rmsnorm_swiglu(int32_t n, int32_t n_tokens, uint64_t seed, enum
     std::vector<float> normed((size_t)n_tokens * (size_t)n), gated(normed);
     for (int32_t token = 0; token < n_tokens; token++) {
         const size_t from = (size_t)(token * h_stride), to = (size_t)token * (size_t)n;
+        const int32_t shift = rng_below(&rng, 61) - 30;
+        for (int32_t i = 0; i < n; i++) {
+            up[from + (size_t)i] = ldexpf(up[from + (size_t)i], shift);
+        }
         scalar.rmsnorm(normed.data() + to, h.data() + from, weight.data(), n, eps);
         scalar.swiglu(gated.data() + to, h.data() + from, up.data() + from, n);
     }
     device_array<float> device_h(h), device_weight(weight), device_up(up);
     device_array<uint16_t> x(std::vector<uint16_t>((size_t)(n_tokens * x_stride), 0x7777));
+    device_array<float> x_scales(std::vector<float>((size_t)n_tokens + 1, 7));
     order_seed(seed);
-    CHECK(!cuda_rmsnorm(x.data, x_stride, device_h.data, h_stride, device_weight.data, n, n_tokens, eps,
-                        nullptr, &err),
+    CHECK(!cuda_rmsnorm(x.data, x_stride, x_scales.data, device_h.data, h_stride, device_weight.data, n,
+                        n_tokens, eps, nullptr, &err),
           "%s", err.message);
-    check_x(x.download(), x_stride, normed, n, n_tokens, sum_chain(n) / 2 + 4, "rmsnorm", seed);
-    CHECK(!cuda_swiglu(x.data, x_stride, device_h.data, device_up.data, h_stride, n, n_tokens, nullptr, &err),
+    check_x(x.download(), x_stride, x_scales.download(), normed, n, n_tokens, sum_chain(n) / 2 + 4, "rmsnorm",
+            seed);
+    CHECK(!cuda_swiglu(x.data, x_stride, x_scales.data, device_h.data, device_up.data, h_stride, n, n_tokens,
+                       nullptr, &err),
           "%s", err.message);
-    check_x(x.download(), x_stride, gated, n, n_tokens, 16, "swiglu", seed);
+    check_x(x.download(), x_stride, x_scales.download(), gated, n, n_tokens, 16, "swiglu", seed);
+}
+
+/* Rows of which one value is special: NaN and infinities arrive as such and what is beyond the scales as well
+ * as f16 can; the row beside them knows nothing of it. */
+static void test_special_rows(float special)
+{
+    enum { N = 200, N_TOKENS = 2, N_PADDED = 256 };
+    struct rng rng = {11};
+    struct error err = {};
+    std::vector<float> gate(N_TOKENS * N, 1), up = floats(N_TOKENS * N, DATA_RANDOM, &rng), ones(N, 1);
+    std::vector<float> expected(up);
+    up[17] = special;
+    for (int32_t token = 0; token < N_TOKENS; token++) {
+        scalar.swiglu(expected.data() + token * N, gate.data() + token * N, up.data() + token * N, N);
+    }
+    device_array<float> device_gate(gate), device_up(up), weight(ones), x_scales(N_TOKENS);
+    device_array<uint16_t> x(N_TOKENS * N_PADDED);
+    CHECK(!cuda_swiglu(x.data, N_PADDED, x_scales.data, device_gate.data, device_up.data, N, N, N_TOKENS,
+                       nullptr, &err),
+          "%s", err.message);
+    std::vector<uint16_t> out = x.download();
+    std::vector<float> scales = x_scales.download();
+    const float value = f16_to_f32(out[17]), wanted = expected[17] / scales[0];
+    CHECK(isfinite(special) || scales[0] == 1, "scale %g of a row with %g", scales[0], special);
+    CHECK(scales[0] >= 0x1p-126f && scales[0] <= 0x1p126f, "scale %g", scales[0]);
+    CHECK(close_to(value, wanted, isfinite(wanted) ? fabsf(wanted) * 0x1p-10f : 0),
+          "%g is %g times %g, expected %g", special, value, scales[0], expected[17]);
+    CHECK(scales[1] > 0 && scales[1] <= 1 &&
+              f16_close(out[N_PADDED + 17], (double)expected[N + 17] / (double)scales[1], 16),
+          "the row beside %g: %g times %g, expected %g", special, f16_to_f32(out[N_PADDED + 17]), scales[1],
+          expected[N + 17]);
+    if (!isfinite(special)) { /* one value decides on all of a row */
+        CHECK(!cuda_rmsnorm(x.data, N_PADDED, x_scales.data, device_up.data, N, weight.data, N, N_TOKENS,
+                            1e-5f, nullptr, &err),
+              "%s", err.message);
+        out = x.download();
+        scalar.rmsnorm(expected.data(), up.data(), ones.data(), N, 1e-5f);
+        for (int32_t i = 0; i < N; i++) {
+            CHECK(close_to(f16_to_f32(out[(size_t)i]), expected[(size_t)i], 0),
+                  "rmsnorm beside %g: %g, expected %g", special, f16_to_f32(out[(size_t)i]),
+                  expected[(size_t)i]);
+        }
+        CHECK(x_scales.download()[0] == 1, "rmsnorm, scale of a row with %g", special);
+    }
 }
 
 static void test_axpy(int32_t n, int32_t n_tokens, uint64_t seed)
@@ -224,10 +285,10 @@ static void test_refusals(void)
     rope.head_dim = 8;
     alignas(16) uint16_t x[256] = {};
     float h[256] = {};
-    CHECK(cuda_rmsnorm(x, 120, h, 100, h, 100, 1, 1e-5f, nullptr, &err) == STATUS_INVALID &&
+    CHECK(cuda_rmsnorm(x, 120, h, h, 100, h, 100, 1, 1e-5f, nullptr, &err) == STATUS_INVALID &&
               strstr(err.message, "at least 128"),
           "%s", err.message);
-    CHECK(cuda_swiglu(x + 1, 128, h, h, 100, 100, 1, nullptr, &err) == STATUS_INVALID, "%s", err.message);
+    CHECK(cuda_swiglu(x + 1, 128, h, h, h, 100, 100, 1, nullptr, &err) == STATUS_INVALID, "%s", err.message);
     CHECK(cuda_axpy(h, 0, h, 0, 1, 0, 1, nullptr, &err) == STATUS_INVALID, "%s", err.message);
     CHECK(cuda_embedding(h, 8, x, ANY4_LUT, 1, 8, nullptr, 1, nullptr, &err) == STATUS_INVALID, "%s",
           err.message);
@@ -255,6 +316,9 @@ int main(void)
         }
         test_rmsnorm_swiglu(200, 3, seed, DATA_ZERO);
         test_rmsnorm_swiglu(200, 3, seed, DATA_ALTERNATING);
+    }
+    for (float special : {NAN, -NAN, INFINITY, -INFINITY, 3e38f, 2e38f, 1e30f}) {
+        test_special_rows(special);
     }
     return checks_finish("cuda_elementwise");
 }

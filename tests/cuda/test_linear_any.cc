@@ -1,12 +1,12 @@
 /* The kernel for matrices of every format against the scalar reference, and its grouped form against itself.
  */
 #include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "kernels/cuda/linear.h"
 #include "tests/cuda/support.h"
-extern "C" {
-}
+#include "tests/cuda/x_rows.h"
 
 static struct kernels scalar;
 
@@ -50,30 +50,12 @@ struct linear {
     }
 };
 
-struct inputs {
-    int32_t n_tokens;
-    int64_t x_stride, y_stride;
-    std::vector<uint16_t> x;
-    std::vector<float> values; /* (n_tokens, n_cols): x as f32 */
+struct inputs : x_rows {
+    int64_t y_stride;
 
-    inputs(const linear &m, int32_t tokens, enum data_kind data, struct rng *rng)
-        : n_tokens(tokens), x_stride(cuda_padded(m.device.n_cols) + 8), y_stride(m.device.n_rows + 3),
-          x((size_t)(tokens * x_stride), 0), values((size_t)tokens * (size_t)m.device.n_cols)
+    inputs(const linear &m, int32_t tokens, enum data_kind data, struct rng *rng, bool with_scales = true)
+        : x_rows(tokens, m.device.n_cols, with_scales, data, rng), y_stride(m.device.n_rows + 3)
     {
-        const int32_t n_cols = m.device.n_cols;
-        data_fill(values.data(), values.size(), data, rng);
-        for (int32_t token = 0; token < tokens; token++) {
-            for (int32_t col = 0; col < x_stride; col++) {
-                uint16_t *to = &x[(size_t)(token * x_stride + col)];
-                if (col < n_cols) {
-                    float *value = &values[(size_t)token * (size_t)n_cols + (size_t)col];
-                    *to = bf16_from_f32(*value);
-                    *value = bf16_to_f32(*to);
-                } else if (col >= cuda_padded(n_cols)) {
-                    *to = 0x7fc0; /* NaN: nobody may read it */
-                }
-            }
-        }
     }
 };
 
@@ -81,9 +63,11 @@ static std::vector<float> run(const linear &m, const inputs &in, int32_t n_token
 {
     struct error err = {};
     device_array<uint16_t> x(in.x);
+    const device_scales scales(in);
     device_array<float> y(std::vector<float>((size_t)(n_tokens * in.y_stride), 5));
     order_seed(seed);
-    CHECK(!cuda_linear_any(y.data, in.y_stride, &m.device, x.data, in.x_stride, n_tokens, nullptr, &err),
+    CHECK(!cuda_linear_any(y.data, in.y_stride, &m.device, x.data, in.x_stride, scales.pointer(), n_tokens,
+                           nullptr, &err),
           "%s", err.message);
     return y.download();
 }
@@ -101,8 +85,8 @@ static void check_y(const linear &m, const inputs &in, const std::vector<float> 
     /* A lane adds 8 products and a scale or zero point a step of 1024 columns; then 5 shuffles, 4 warps and
      * the row's scale; the reference rounds a weight and the sum. */
     double chain = 10 * ((w->n_cols + 1023) / 1024) + 12;
-    if (w->kind == ANY4_BF16) { /* each of a warp's columns, rounded or cut off, and 8 warps */
-        chain = 2 * 32 * ((w->n_cols + 255) / 256) + 10;
+    if (w->kind == ANY4_BF16) { /* each of a warp's columns twice, rounded or cut off, and 8 warps */
+        chain = 2 * 64 * ((w->n_cols + 255) / 256) + 10;
     }
     for (int32_t token = 0; token < in.n_tokens; token++) {
         const float *x = in.values.data() + (size_t)token * (size_t)w->n_cols;
@@ -129,7 +113,7 @@ static void test(const struct test_format *format, int32_t n_rows, int32_t n_col
 {
     struct rng rng = {seed * 77};
     const linear m(format, n_rows, n_cols, group_size, data, seed);
-    const inputs in(m, n_tokens, data, &rng);
+    const inputs in(m, n_tokens, data, &rng, data == DATA_EXTREME || rng_below(&rng, 3) != 0);
 #ifndef __CUDACC__
     simt_host_loads_reset();
 #endif
@@ -168,10 +152,11 @@ static void test_grouped(const struct test_format *format, int32_t n_cols, bool 
     device_array<struct cuda_matrix> device_matrices(matrices);
     device_array<int32_t> device_begin(begin), device_rows(rows);
     device_array<uint16_t> x(in.x);
+    const device_scales scales(in);
     device_array<float> y(std::vector<float>((size_t)(n_slots * in.y_stride), 5));
     CHECK(!cuda_linear_any_grouped(y.data, in.y_stride, device_matrices.data, matrices.data(), N_EXPERTS,
-                                   x.data, in.x_stride, gathered ? device_rows.data : nullptr,
-                                   device_begin.data, nullptr, &err),
+                                   x.data, in.x_stride, scales.pointer(),
+                                   gathered ? device_rows.data : nullptr, device_begin.data, nullptr, &err),
           "%s", err.message);
     const std::vector<float> found = y.download();
     for (int32_t expert = 0; expert < N_EXPERTS; expert++) {
@@ -182,6 +167,23 @@ static void test_grouped(const struct test_format *format, int32_t n_cols, bool 
                   "%s: slot %d of expert %d differs from its row alone", format->name, slot, expert);
             CHECK(found[(size_t)(slot * in.y_stride + N_ROWS)] == 5, "%s wrote behind its rows",
                   format->name);
+        }
+    }
+}
+
+/* A row that is not finite shows it in every result. */
+static void test_not_finite(const struct test_format *format)
+{
+    struct rng rng = {5};
+    const linear m(format, 9, 200, 32, DATA_RANDOM, 2);
+    inputs in(m, 2, DATA_RANDOM, &rng);
+    in.x[3] = 0x7c00;
+    in.x[(size_t)in.x_stride + 150] = 0x7e00;
+    const std::vector<float> y = run(m, in, 2, 1);
+    for (int32_t token = 0; token < 2; token++) {
+        for (int32_t row = 0; row < 9; row++) {
+            CHECK(!std::isfinite(y[(size_t)(token * in.y_stride + row)]), "%s: token %d, row %d is finite",
+                  format->name, token, row);
         }
     }
 }
@@ -204,13 +206,15 @@ static void test_refusals(void)
     CHECK(cuda_matrix_bytes(&bytes, &other, &err) == STATUS_INVALID && strstr(err.message, "layout"), "%s",
           err.message);
     float y[8];
-    CHECK(cuda_linear_any(y, 8, &m.device, in.x.data(), 120, 1, nullptr, &err) == STATUS_INVALID &&
+    CHECK(cuda_linear_any(y, 8, &m.device, in.x.data(), 120, nullptr, 1, nullptr, &err) == STATUS_INVALID &&
               strstr(err.message, "rows of x"),
           "%s", err.message);
-    CHECK(cuda_linear_any(y, 7, &m.device, in.x.data(), in.x_stride, 1, nullptr, &err) == STATUS_INVALID &&
+    CHECK(cuda_linear_any(y, 7, &m.device, in.x.data(), in.x_stride, nullptr, 1, nullptr, &err) ==
+                  STATUS_INVALID &&
               strstr(err.message, "rows of y"),
           "%s", err.message);
-    CHECK(cuda_linear_any(y, 8, &m.device, in.x.data(), in.x_stride, 0, nullptr, &err) == STATUS_INVALID,
+    CHECK(cuda_linear_any(y, 8, &m.device, in.x.data(), in.x_stride, nullptr, 0, nullptr, &err) ==
+              STATUS_INVALID,
           "no tokens");
 }
 
@@ -236,6 +240,7 @@ int main(int n_arguments, char **arguments)
     test(format_of(ANY4_LUT, 3), 5, 200, 32, DATA_RANDOM, 9, 1);
     test(format_of(ANY4_BF16, 0), 5, 640, 0, DATA_RANDOM, 17, 2);
     test_grouped(format_of(ANY4_LUT_INT8, 2), 200, true, 3);
+    test_not_finite(format_of(ANY4_BF16, 0));
 #else
     const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 2;
     static const int32_t all_tokens[] = {1, 2, 3, 8, 9, 35};
@@ -261,6 +266,7 @@ int main(int n_arguments, char **arguments)
         }
         test_grouped(&format, 328, true, 1);
         test_grouped(&format, 256, false, 2);
+        test_not_finite(&format);
         if (format.kind == ANY4_BF16) {
             test(&format, 70, 640, 0, DATA_RANDOM, 33, 6);
         }

@@ -122,12 +122,13 @@ static void test_grouped(enum any4_kind kind, int32_t n_rows, int32_t n_cols, in
         begin.push_back(begin.back() + count);
     }
     const int32_t n_slots = begin.back(), n_x_rows = gathered ? 5 : n_slots;
-    const inputs in(*experts[0], n_x_rows, DATA_RANDOM, &rng);
+    const inputs in(*experts[0], n_x_rows, DATA_RANDOM, &rng, seed % 3 != 0);
     for (int32_t slot = 0; slot < n_slots; slot++) {
         rows.push_back(gathered ? rng_below(&rng, n_x_rows) : slot);
     }
     std::vector<float> expected((size_t)((n_slots + 1) * in.y_stride), 5);
     device_array<uint16_t> x(in.x);
+    const device_scales scales(in);
     for (size_t expert = 0; expert < counts.size(); expert++) {
         device_array<float> partials((size_t)cuda_partials(1, 1));
         device_array<uint32_t> counters(std::vector<uint32_t>((size_t)matrices[expert].n_row_blocks, 0));
@@ -135,12 +136,19 @@ static void test_grouped(enum any4_kind kind, int32_t n_rows, int32_t n_cols, in
                                                  matrices[expert].n_row_blocks, 1};
         for (int32_t slot = begin[expert]; slot < begin[expert + 1]; slot++) {
             device_array<float> y(std::vector<float>((size_t)in.y_stride, 5));
-            const struct cuda_linear one = {
-                &matrices[expert], y.data, in.y_stride, x.data + rows[(size_t)slot] * in.x_stride,
-                in.x_stride,       1,      &workspace,  nullptr};
+            const int32_t row = rows[(size_t)slot];
+            const struct cuda_linear one = {&matrices[expert],
+                                            y.data,
+                                            in.y_stride,
+                                            x.data + row * in.x_stride,
+                                            in.x_stride,
+                                            scales.pointer(row),
+                                            1,
+                                            &workspace,
+                                            nullptr};
             CHECK(!cuda_any4_gemm_small(&one, &err), "%s", err.message);
-            const std::vector<float> row = y.download();
-            std::copy(row.begin(), row.end(), expected.begin() + slot * in.y_stride);
+            const std::vector<float> alone = y.download();
+            std::copy(alone.begin(), alone.end(), expected.begin() + slot * in.y_stride);
         }
     }
     device_array<struct cuda_any4> device_matrices(matrices);
@@ -151,9 +159,10 @@ static void test_grouped(enum any4_kind kind, int32_t n_rows, int32_t n_cols, in
 #ifndef __CUDACC__
         simt_host_loads_reset();
 #endif
-        CHECK(!cuda_any4_grouped(
-                  y.data, in.y_stride, device_matrices.data, matrices.data(), (int32_t)counts.size(), x.data,
-                  in.x_stride, gathered ? device_rows.data : nullptr, device_begin.data, most, nullptr, &err),
+        CHECK(!cuda_any4_grouped(y.data, in.y_stride, device_matrices.data, matrices.data(),
+                                 (int32_t)counts.size(), x.data, in.x_stride, scales.pointer(),
+                                 gathered ? device_rows.data : nullptr, device_begin.data, most, nullptr,
+                                 &err),
               "%s", err.message);
         CHECK(memcmp(y.download().data(), expected.data(), expected.size() * sizeof(float)) == 0,
               "kind %d, %d x %d, group %d, for %d slots: other bits than alone", (int)kind, n_rows, n_cols,
@@ -217,12 +226,12 @@ static void test_refusals(void)
     CHECK(cuda_moe_combine(nullptr, 8, nullptr, 8, &moe, 8, 9, 1, nullptr, nullptr, &err) == STATUS_INVALID,
           "9 used");
     const linear m(ANY4_LUT_INT8, 8, 200, 32, DATA_RANDOM, 1);
-    CHECK(cuda_any4_grouped(nullptr, 8, &m.device, &m.device, 1, nullptr, 200, nullptr, nullptr, 1, nullptr,
-                            &err) == STATUS_INVALID &&
+    CHECK(cuda_any4_grouped(nullptr, 8, &m.device, &m.device, 1, nullptr, 200, nullptr, nullptr, nullptr, 1,
+                            nullptr, &err) == STATUS_INVALID &&
               strstr(err.message, "rows of x"),
           "%s", err.message);
-    CHECK(cuda_any4_grouped(nullptr, 8, &m.device, &m.device, 1, nullptr, 256, nullptr, nullptr, 0, nullptr,
-                            &err) == STATUS_INVALID,
+    CHECK(cuda_any4_grouped(nullptr, 8, &m.device, &m.device, 1, nullptr, 256, nullptr, nullptr, nullptr, 0,
+                            nullptr, &err) == STATUS_INVALID,
           "no slots");
 }
 

@@ -4,7 +4,7 @@
 #   any4.sh ANY4 MODEL_DIR
 #
 # Texts may part where two tokens are nearly equally likely: reported, no failure. The mean negative log-likelihood of a text
-# must agree within 0.01 a token: activations are bf16 on the card, and a mistake costs tenths. Exit: 0, 1 where something
+# must agree within 0.01 a token: activations are f16 on the card, and a mistake costs tenths. Exit: 0, 1 where something
 # differs or fails, 77 where any4 has no card.
 set -u
 any4=$1 model=$2

@@ -11,8 +11,8 @@ import sys
 LINEAR = [('gemv_us', 'gemv', 2), ('gemv_exact_us', 'exact', 2), ('gemm_us', 'gemm', 2), ('prefill_us', 'prefill', 2),
           ('invariant_us', 'invariant', 2), ('fastest_us', 'fastest', 2), ('gb_s', 'GB/s', 0),
           ('ceiling_percent', '% of max', 1), ('tflop_s', 'TFLOP/s', 1), ('cublas_us', 'cublas', 2),
-          ('torch_bf16_us', 'torch bf16', 2), ('tinygemm_us', 'tinygemm', 2), ('invariant_x', 'inv. x bf16', 2),
-          ('fastest_x', 'fast. x bf16', 2), ('tinygemm_x', 'x tinygemm', 2)]
+          ('torch_bf16_us', 'torch bf16', 2), ('tinygemm_us', 'tinygemm', 2), ('invariant_x', 'inv. x dense', 2),
+          ('fastest_x', 'fast. x dense', 2), ('tinygemm_x', 'x tinygemm', 2)]
 TINYGEMM = {'any4 g32': 'tinygemm_g32_us', 'paper g128': 'tinygemm_g128_us'}  # of the same group size
 
 
@@ -38,15 +38,18 @@ def table(title, rows, columns):
 
 
 def with_torch(rows, torch_rows):
-    """The rows of `linear` with PyTorch's times and the ratios: above 1 ours is faster. bf16 is the faster of the two."""
+    """The rows of `linear` with PyTorch's times and the ratios: above 1 ours is faster.
+
+    Dense is the faster of cuBLAS (f16) and PyTorch (bf16).
+    """
     found = {(row['shape'], row['rows']): row for row in torch_rows}
     merged = []
     for row in rows:
         other = found.get((row['shape'], row['rows']), {})
         row = {**row, 'torch_bf16_us': other.get('torch_bf16_us'), 'tinygemm_us': other.get(TINYGEMM.get(row['kind']))}
-        bf16 = min((us for us in (row.get('cublas_us'), row['torch_bf16_us']) if us), default=None)
-        row['invariant_x'] = ratio(bf16, row.get('invariant_us'))
-        row['fastest_x'] = ratio(bf16, row.get('fastest_us'))
+        dense = min((us for us in (row.get('cublas_us'), row['torch_bf16_us']) if us), default=None)
+        row['invariant_x'] = ratio(dense, row.get('invariant_us'))
+        row['fastest_x'] = ratio(dense, row.get('fastest_us'))
         row['tinygemm_x'] = ratio(row['tinygemm_us'], row.get('fastest_us'))
         merged.append(row)
     return merged
