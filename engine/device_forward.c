@@ -180,10 +180,13 @@ enum status device_forward_bytes(size_t *out, const struct device *device, const
                                  const struct device_limits *limits, struct error *err)
 {
     struct device_forward f = {.device = device, .limits = *limits};
+    enum status status = check_model(config, limits, err);
     *out = 0;
-    set_shapes(&f, config);
-    *out = lay_out(&f, 0, config) + lay_out_inputs(&f.in, 0, &f) + lay_out_counters(&f, 0);
-    return check_model(config, limits, err);
+    if (!status) {
+        set_shapes(&f, config);
+        *out = lay_out(&f, 0, config) + lay_out_inputs(&f.in, 0, &f) + lay_out_counters(&f, 0);
+    }
+    return status;
 }
 
 /* ---- open and close ---- */
@@ -217,6 +220,21 @@ static enum status make_buffers(struct device_forward *f, struct error *err)
     return d->k.zero(&d->card, f->counters, counter_bytes, err);
 }
 
+/* A step of one token in block 0, which nobody owns yet: kernels are loaded, and one that the card cannot run
+ * is found before a request is. */
+static enum status warm_up(struct device_forward *f, struct error *err)
+{
+    int32_t token = 0, position = 0, row = 0;
+    const int32_t table = 0, *tables = &table;
+    const struct batch batch = {.n_rows = 1,
+                                .tokens = &token,
+                                .positions = &position,
+                                .block_tables = &tables,
+                                .n_logits = 1,
+                                .logit_rows = &row};
+    return device_forward_step(f, &batch, NULL, NULL, err) ? STATUS_OK : STATUS_DEVICE;
+}
+
 enum status device_forward_open(struct device_forward **out, const struct device *device,
                                 const struct model *model, struct kv_cache *kv, struct thread_pool *pool,
                                 const struct device_limits *limits, struct error *err)
@@ -231,10 +249,14 @@ enum status device_forward_open(struct device_forward **out, const struct device
     f->model = model;
     f->kv = kv;
     f->limits = *limits;
+    if ((status = check_model(&model->config, limits, err))) {
+        free(f);
+        return status;
+    }
     set_shapes(f, &model->config);
-    if ((status = check_model(&model->config, limits, err)) ||
-        (status = device->k.enter(&device->card, err)) || (status = make_buffers(f, err)) ||
-        (status = device_weights_open(&f->weights, device, model, limits->n_positions, pool, err))) {
+    if ((status = device->k.enter(&device->card, err)) || (status = make_buffers(f, err)) ||
+        (status = device_weights_open(&f->weights, device, model, limits->n_positions, pool, err)) ||
+        (status = warm_up(f, err))) {
         device_forward_close(f);
         return status;
     }
@@ -248,6 +270,7 @@ void device_forward_close(struct device_forward *f)
         return;
     }
     const struct cuda_kernels *k = &f->device->k;
+    k->enter(&f->device->card, NULL);
     device_weights_close(f->weights);
     k->free(f->inputs);
     k->free(f->memory);
