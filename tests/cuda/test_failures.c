@@ -10,22 +10,8 @@
 
 #include "engine/base/log.h"
 #include "engine/device.h"
+#include "tests/cuda/check_count.h"
 #include "tests/fixtures.h"
-
-enum { EXIT_SKIPPED = 77 };
-
-static int n_checks, n_failures;
-
-#define CHECK(condition, ...)                                                                                \
-    do {                                                                                                     \
-        n_checks++;                                                                                          \
-        if (!(condition)) {                                                                                  \
-            n_failures++;                                                                                    \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);                                  \
-            fprintf(stderr, __VA_ARGS__);                                                                    \
-            fputc('\n', stderr);                                                                             \
-        }                                                                                                    \
-    } while (0)
 
 /* ---- the table that fails ---- */
 

@@ -11,24 +11,12 @@
 #include "engine/base/log.h"
 #include "engine/engine.h"
 #include "engine/score.h"
+#include "tests/cuda/check_count.h"
 #include "tests/fixtures.h"
 #include "tokenizer/tokenizer.h"
 
-enum { MAX_IDS = 256, EXIT_SKIPPED = 77 };
+enum { MAX_IDS = 256 };
 static const double NLL_TOLERANCE = 1e-3, CLOSE_GAP = 0.02;
-
-static int n_checks, n_failures;
-
-#define CHECK(condition, ...)                                                                                \
-    do {                                                                                                     \
-        n_checks++;                                                                                          \
-        if (!(condition)) {                                                                                  \
-            n_failures++;                                                                                    \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);                                  \
-            fprintf(stderr, __VA_ARGS__);                                                                    \
-            fputc('\n', stderr);                                                                             \
-        }                                                                                                    \
-    } while (0)
 
 static void require(enum status status, const struct error *err)
 {
