@@ -416,13 +416,15 @@ static void grouped(struct step *s, const struct device_experts *experts, float 
     }
 }
 
-static void experts_ffn(struct step *s, const struct layer *layer, int32_t index)
+/* norm: of the layer's second half, for the router. */
+static void experts_ffn(struct step *s, const struct layer *layer, int32_t index, const float *norm)
 {
     struct device_forward *f = s->f;
     const struct model_config *c = &f->model->config;
     struct buffers *b = &f->b;
     const struct device_experts *experts = &f->weights->experts[3 * index];
-    linear(s, layer->router, b->router, c->n_experts, b->x, f->x_stride, b->x_scales, s->n_rows);
+    const struct device_linear *router = device_weights_linear(f->weights, layer->router);
+    LAUNCH(s, moe_logits, b->router, c->n_experts, &router->any, b->h, c->dim, norm, c->norm_eps, s->n_rows);
     LAUNCH(s, moe_route, &b->moe, b->router, c->n_experts, c->n_experts, c->n_experts_used, s->n_rows,
            f->in.positions);
     grouped(s, &experts[0], b->gate, c->ffn_dim, b->x, f->x_stride, b->x_scales, b->moe.slot_row);
@@ -535,7 +537,7 @@ const float *device_forward_step(struct device_forward *f, const struct batch *b
         LAUNCH(s, rmsnorm, b->x, f->x_stride, b->x_scales, b->h, c->dim, norms + c->dim, c->dim, s->n_rows,
                c->norm_eps);
         if (c->n_experts) {
-            experts_ffn(s, layer, l);
+            experts_ffn(s, layer, l, norms + c->dim);
         } else {
             dense_ffn(s, layer);
         }

@@ -242,6 +242,7 @@ enum status kernels_init_cuda(struct cuda_kernels *k, struct cuda_device *device
     k->attention = cuda_attention;
     k->any4_linear = cuda_any4_linear;
     k->linear_any = cuda_linear_any;
+    k->moe_logits = cuda_moe_logits;
     k->moe_route = cuda_moe_route;
     k->any4_grouped = cuda_any4_grouped;
     k->linear_any_grouped = cuda_linear_any_grouped;

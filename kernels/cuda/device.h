@@ -55,6 +55,7 @@ struct cuda_kernels {
     __typeof__(cuda_attention) *attention;
     __typeof__(cuda_any4_linear) *any4_linear;
     __typeof__(cuda_linear_any) *linear_any;
+    __typeof__(cuda_moe_logits) *moe_logits;
     __typeof__(cuda_moe_route) *moe_route;
     __typeof__(cuda_any4_grouped) *any4_grouped;
     __typeof__(cuda_linear_any_grouped) *linear_any_grouped;

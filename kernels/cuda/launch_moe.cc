@@ -15,6 +15,24 @@ static enum status check_moe(const char *name, int32_t n_experts, int32_t n_used
     return STATUS_OK;
 }
 
+enum status cuda_moe_logits(float *logits, int64_t logits_stride, const struct cuda_matrix *router,
+                            const float *h, int64_t h_stride, const float *norm, float eps, int32_t n_rows,
+                            void *stream, struct error *err)
+{
+    const char *name = "moe_logits";
+    enum status status = check_moe(name, router->n_rows, 1, n_rows, err);
+    if (status) {
+        return status;
+    }
+    if (router->kind != ANY4_F32 && router->kind != ANY4_F16 && router->kind != ANY4_BF16) {
+        return error_set(err, STATUS_INVALID, "%s: a router of kind %d, expected one as stored", name,
+                         (int)router->kind);
+    }
+    const struct moe_logits_args args = {logits, logits_stride, *router, h, h_stride, norm, eps};
+    const struct simt_grid grid = {name, n_rows * router->n_rows, MOE_LOGITS_THREADS, 0, stream};
+    return launched(simt_launch(grid, moe_logits_kernel, args), name, err);
+}
+
 enum status cuda_moe_route(const struct cuda_moe *moe, const float *logits, int64_t logits_stride,
                            int32_t n_experts, int32_t n_used, int32_t n_rows, const int32_t *positions,
                            void *stream, struct error *err)

@@ -7,13 +7,47 @@
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/simt.h"
+#include "kernels/cuda/stored.cuh"
 
 enum {
     MOE_THREADS = 512,
     MOE_WARPS = MOE_THREADS / SIMT_WARP,
     MOE_COMBINE_THREADS = 256,
+    MOE_LOGITS_THREADS = 256,
     MOE_DEAD = 255, /* the expert of a dead row's ranks */
 };
+
+struct moe_logits_args {
+    float *logits;
+    int64_t logits_stride;
+    struct cuda_matrix router;
+    const float *h;
+    int64_t h_stride;
+    const float *norm;
+    float eps;
+};
+
+/* A block an expert of a row: the row's norm is found again by each, so that none waits for another. */
+SIMT_KERNEL(MOE_LOGITS_THREADS, 1) moe_logits_kernel(struct moe_logits_args args)
+{
+    SIMT_SHARED(float, squares, [REDUCE_MAX_WARPS]);
+    SIMT_SHARED(float, sums, [REDUCE_MAX_WARPS]);
+    const int32_t n_experts = args.router.n_rows, n = args.router.n_cols;
+    const int32_t row = simt_block() / n_experts, expert = simt_block() % n_experts;
+    const uint8_t *weights = args.router.codes + expert * args.router.row_bytes;
+    const float *h = args.h + row * args.h_stride;
+    simt_dependency_wait();
+    float square = 0, sum = 0;
+    for (int32_t i = simt_thread(); i < n; i += MOE_LOGITS_THREADS) {
+        square = fmaf(h[i], h[i], square);
+        sum = fmaf(h[i] * args.norm[i], stored_value(weights, args.router.kind, i), sum);
+    }
+    const float inverse = 1.0f / sqrtf(block_sum(square, squares) / (float)n + args.eps);
+    sum = block_sum(sum, sums);
+    if (simt_thread() == 0) {
+        args.logits[row * args.logits_stride + expert] = inverse * sum;
+    }
+}
 
 struct moe_route_args {
     struct cuda_moe moe;

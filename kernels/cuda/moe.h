@@ -6,7 +6,7 @@
 #ifndef KERNELS_CUDA_MOE_H
 #define KERNELS_CUDA_MOE_H
 
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/linear.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,6 +20,14 @@ struct cuda_moe {
     int32_t *slot_of;      /* (n_rows, n_used) slot of each rank of a row; -1 for a dead row */
     float *weights;        /* (n_rows, n_used), 0 for a dead row */
 };
+
+/* logits[t][e] = sum over i of router[e][i] * h[t][i] / sqrt(mean(h[t]^2) + eps) * norm[i], rows of h of
+ * router->n_cols f32; the router is a matrix as stored. What cuda_rmsnorm makes of h is f16: good enough for
+ * a product, but not for a choice between two experts that is close, so the norm is taken here once more, in
+ * f32. A row's bits do not depend on the others. */
+enum status cuda_moe_logits(float *logits, int64_t logits_stride, const struct cuda_matrix *router,
+                            const float *h, int64_t h_stride, const float *norm, float eps, int32_t n_rows,
+                            void *stream, struct error *err);
 
 /* Softmax over logits (n_rows, n_experts) f32, rows logits_stride apart; the n_used largest (ties to the
  * lower expert), renormalised to sum 1; the slots sorted. positions (n_rows), or NULL: a row whose position

@@ -6,6 +6,56 @@
 #include "kernels/cuda/moe.h"
 #include "tests/cuda/any4_data.h"
 
+/* Logits of rows that are not rounded, in two strides, against double. */
+static void test_logits(enum any4_kind kind, int32_t n, int32_t n_experts, int32_t n_rows, uint64_t seed)
+{
+    struct error err = {};
+    struct rng rng = {seed};
+    const float eps = 1e-5f;
+    const int32_t h_stride = n + 3, stride = n_experts + 1;
+    struct test_matrix router = test_matrix_build(format_of(kind, 0), n_experts, n, 0, DATA_RANDOM, seed);
+    size_t bytes;
+    CHECK(!cuda_matrix_bytes(&bytes, &router.matrix, &err), "%s", err.message);
+    std::vector<uint8_t> packed(bytes, 0x55);
+    cuda_matrix_pack(packed.data(), &router.matrix);
+    device_array<uint8_t> block(packed);
+    struct cuda_matrix device;
+    cuda_matrix_place(&device, &router.matrix, block.data);
+    std::vector<float> h((size_t)(n_rows * h_stride)), norm((size_t)n);
+    data_fill(h.data(), h.size(), DATA_RANDOM, &rng);
+    data_fill(norm.data(), norm.size(), DATA_RANDOM, &rng);
+    device_array<float> device_h(h), device_norm(norm),
+        logits(std::vector<float>((size_t)(n_rows * stride), 5));
+    order_seed(seed);
+    CHECK(!cuda_moe_logits(logits.data, stride, &device, device_h.data, h_stride, device_norm.data, eps,
+                           n_rows, nullptr, &err),
+          "%s", err.message);
+    const std::vector<float> found = logits.download();
+    for (int32_t row = 0; row < n_rows; row++) {
+        const float *x = h.data() + row * h_stride;
+        double square = 0;
+        for (int32_t i = 0; i < n; i++) {
+            square += (double)x[i] * x[i];
+        }
+        const double inverse = 1 / sqrt(square / n + (double)eps);
+        for (int32_t expert = 0; expert < n_experts; expert++) {
+            double sum = 0, magnitude = 0;
+            for (int32_t i = 0; i < n; i++) {
+                const double term = (double)x[i] * norm[(size_t)i] * inverse *
+                                    router.dense[(size_t)expert * (size_t)n + (size_t)i];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            const float logit = found[(size_t)(row * stride + expert)];
+            const double tolerance = (2 * sum_chain(n) + 6) * UNIT_ROUNDOFF * magnitude;
+            CHECK(close_to(logit, (float)sum, tolerance),
+                  "%d columns, row %d, expert %d: %.9g, expected %.9g", n, row, expert, logit, sum);
+        }
+        CHECK(found[(size_t)(row * stride + n_experts)] == 5, "logits wrote behind row %d", row);
+    }
+    test_matrix_free(&router);
+}
+
 /* What a route leaves. */
 struct routed {
     std::vector<int32_t> expert_begin, slot_row, slot_of;
@@ -225,6 +275,15 @@ static void test_refusals(void)
     CHECK(cuda_moe_route(&moe, nullptr, 8, 8, 2, 4097, nullptr, nullptr, &err) == STATUS_INVALID, "rows");
     CHECK(cuda_moe_combine(nullptr, 8, nullptr, 8, &moe, 8, 9, 1, nullptr, nullptr, &err) == STATUS_INVALID,
           "9 used");
+    struct cuda_matrix router = {};
+    router.kind = ANY4_LUT_INT8;
+    router.n_rows = 8;
+    CHECK(cuda_moe_logits(nullptr, 8, &router, nullptr, 8, nullptr, 0, 1, nullptr, &err) == STATUS_INVALID &&
+              strstr(err.message, "as stored"),
+          "%s", err.message);
+    router.n_rows = 65;
+    CHECK(cuda_moe_logits(nullptr, 65, &router, nullptr, 8, nullptr, 0, 1, nullptr, &err) == STATUS_INVALID,
+          "65 experts");
     const linear m(ANY4_LUT_INT8, 8, 200, 32, DATA_RANDOM, 1);
     CHECK(cuda_any4_grouped(nullptr, 8, &m.device, &m.device, 1, nullptr, 200, nullptr, nullptr, nullptr, 1,
                             nullptr, &err) == STATUS_INVALID &&
@@ -243,6 +302,7 @@ int main(int n_arguments, char **arguments)
 #ifdef TEST_FEW_SHAPES
     (void)n_arguments;
     (void)arguments;
+    test_logits(ANY4_BF16, 200, 8, 3, 1);
     test_route(8, 2, 33, true, 1);
     test_grouped(ANY4_LUT_INT8, 33, 200, 32, {3, 0, 17}, true, {20, 900}, 1);
     test_grouped(ANY4_LUT, 33, 256, 128, {33}, false, {33}, 1);
@@ -254,6 +314,12 @@ int main(int n_arguments, char **arguments)
             test_route(8, 2, n_rows, seed % 2 == 0, seed);
             test_route(4, 4, n_rows, true, seed + 10);
         }
+        for (enum any4_kind kind : {ANY4_F32, ANY4_F16, ANY4_BF16}) {
+            test_logits(kind, 1, 1, 1, seed);
+            test_logits(kind, 64, 4, 5, seed);
+            test_logits(kind, 4100, 8, 3, seed);
+        }
+        test_logits(ANY4_BF16, 600, 64, 40, seed);
         test_route(64, 8, 40, true, seed);
         test_route(33, 6, 5, false, seed);
         for (enum any4_kind kind : {ANY4_LUT_INT8, ANY4_LUT}) {
