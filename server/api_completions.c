@@ -9,6 +9,7 @@
 #include "server/sse.h"
 
 static const int64_t UNSEEN_PACE_NS = 50000000;
+enum { EVENTS_PER_THREAD = 500 }; /* per second */
 
 struct completion_job {
     struct server *server;
@@ -109,12 +110,23 @@ static enum exchange_step job_step(struct exchange *x)
 
 /* A stream is written to as often as the server allows; then a stop string in it is seen an interval late.
  * What nobody sees before the end need not be looked at with every token, but where a stop string may end it.
- */
-static int64_t job_pace(const struct completion_job *job)
+ *
+ * By itself the server sends the streams together EVENTS_PER_THREAD events per second for each thread of the
+ * CPU that computes. An event costs those threads some 30 us between them (writing, sending, and that the
+ * others wait for the one that it takes the time of), so this bounds it to some hundredths of their time. A
+ * card's steps do not wait for events. */
+static void job_pace(const struct completion_job *job, struct exchange *x)
 {
     const struct completion_request *r = &job->completion->request;
-    int64_t stream_ns = job->server->config->stream_interval_ms * 1000000;
-    return r->stream || r->n_stops || r->n_template_stops ? stream_ns : UNSEEN_PACE_NS;
+    const struct engine_info *info = engine_get_info(job->server->engine);
+    int64_t interval_ms = job->server->config->stream_interval_ms;
+    if (!r->stream && !r->n_stops && !r->n_template_stops) {
+        x->pace_ns = UNSEEN_PACE_NS;
+    } else if (interval_ms != CONFIG_AUTO) {
+        x->pace_ns = interval_ms * 1000000;
+    } else if (r->stream && !info->device_bytes) {
+        x->share_ns = 1000000000 / EVENTS_PER_THREAD / (info->n_threads > 1 ? info->n_threads : 1);
+    }
 }
 
 static void job_close(struct exchange *x)
@@ -185,7 +197,7 @@ enum exchange_step api_start_completion(struct server *s, struct exchange *x, re
     x->job = job;
     x->step = job_step;
     x->close_job = job_close;
-    x->pace_ns = job_pace(job);
+    job_pace(job, x);
     x->ping_ns = job->completion->request.stream ? (int64_t)(s->config->sse_ping_interval * 1e9) : 0;
     return job_step(x);
 }

@@ -208,7 +208,7 @@ static enum status apply_one(struct config *config, int32_t i, const char *text,
     key_spelling(spelling, sizeof spelling, key->name, config->origins[i] ? config->origins[i] : ORIGIN_FLAG);
     int64_t value = 0;
     double real = 0;
-    bool flag = false;
+    bool flag = false, may_be_auto = key->default_text && !strcmp(key->default_text, "auto");
     switch (key->type) {
     case CONFIG_STRING:
     case CONFIG_FIELD:
@@ -219,9 +219,15 @@ static enum status apply_one(struct config *config, int32_t i, const char *text,
     case CONFIG_BYTES:
         if (key->type == CONFIG_BYTES && key->min <= 0 && !strcmp(text, "auto")) {
             value = 0;
+        } else if (may_be_auto && !strcmp(text, "auto")) {
+            value = CONFIG_AUTO;
+            memcpy(field, &value, sizeof value);
+            return STATUS_OK;
         } else if (!parse_int(text, key->type == CONFIG_BYTES, &value)) {
             return error_set(err, STATUS_INVALID, "%s is \"%.80s\", must be an integer%s", spelling, text,
-                             key->type == CONFIG_BYTES ? " (K, M or G may follow)" : "");
+                             key->type == CONFIG_BYTES ? " (K, M or G may follow)"
+                             : may_be_auto             ? " or auto"
+                                                       : "");
         }
         if ((double)value < key->min || (double)value > key->max) {
             return error_set(err, STATUS_INVALID, "%s is %s, must be in %.0f..%.0f", spelling, text, key->min,

@@ -47,6 +47,9 @@ enum config_type {
 /* Between the values of a key that was given several times: a control character that no stop string needs. */
 #define CONFIG_SEPARATOR "\x1f"
 
+/* A CONFIG_INT that was left to the program. */
+enum { CONFIG_AUTO = -1 };
+
 enum config_origin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_ENVIRONMENT, ORIGIN_FLAG };
 
 struct config_key {
@@ -75,6 +78,7 @@ struct config {
     const char *cors_origin, *allowed_host;
     const char *device;
     bool batch_invariant;
+    int32_t cuda_precision; /* 0 fast, 1 exact */
     const char *quant, *quant_skip, *cpu_flags, *calib, *quant_cache;
     bool verify_cache;
     int32_t group_size, kv_cache_type, quant_report, quant_weighting;

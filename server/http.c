@@ -26,6 +26,9 @@
 /* A body from here on is left to the worker: 16 KiB of text are 17 ms of tokenizing. */
 enum { LONG_BODY_BYTES = 16 << 10, DISCARD_LIMITS = 4 };
 
+/* However many streams share: what is held longer is seen to stutter. */
+#define SHARED_PACE_MAX_NS 250000000
+
 /* What one HTTP thread has to resume. To resume a connection is a lock and a write to the thread's event
  * descriptor, 64 of them after a step of 64 sequences, all on the engine's thread while the others wait for
  * its next step. So only the first news resumes its connection; those that come before the thread has woken
@@ -45,7 +48,8 @@ struct http {
     struct pacer *pacer;
     int32_t port;
     atomic_int n_connections;
-    atomic_bool closing; /* requests that become whole now are dropped */
+    atomic_int n_streams; /* open ones: their answer has begun */
+    atomic_bool closing;  /* requests that become whole now are dropped */
 };
 
 /* Under the lock: on_completed, and with it the end of the daemon, waits until this has left libmicrohttpd.
@@ -93,15 +97,30 @@ static void lane_add(struct lane *lane, struct exchange *x)
     }
 }
 
+/* Shares are counted in powers of two: ticks of one pace are then ticks of the shorter ones too, and a stream
+ * more or less does not move them. */
+static int64_t exchange_pace(const struct exchange *x)
+{
+    if (!x->share_ns) {
+        return x->pace_ns;
+    }
+    int64_t n_streams = atomic_load(&x->http->n_streams), pace_ns = x->share_ns;
+    for (int64_t n = 1; n < n_streams && pace_ns <= SHARED_PACE_MAX_NS / 2; n *= 2) {
+        pace_ns *= 2;
+    }
+    return pace_ns;
+}
+
 /* Until when news of now wait: all exchanges of one pace for the same tick, which wakes their thread once. 0:
  * not at all, as one that was last seen to longer ago than its pace, or whose news are urgent. */
 static int64_t pace_until(const struct exchange *x)
 {
-    if (!x->pace_ns || x->urgent) {
+    int64_t pace_ns = x->urgent ? 0 : exchange_pace(x);
+    if (!pace_ns) {
         return 0;
     }
     int64_t now = clock_now_ns();
-    return now - x->served_ns < x->pace_ns ? (now / x->pace_ns + 1) * x->pace_ns : 0;
+    return now - x->served_ns < pace_ns ? (now / pace_ns + 1) * pace_ns : 0;
 }
 
 void exchange_notify(void *exchange, bool urgent)
@@ -346,6 +365,9 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         x->close_job(x); /* after this the engine does not notify any more */
     }
     pacer_remove(http->pacer, x);
+    if (x->streaming) {
+        atomic_fetch_sub(&http->n_streams, 1);
+    }
     watcher_remove_exchange(http->watcher, x);
     if (peer && atomic_load(&peer->phase) != PEER_CUT) {
         atomic_store(&peer->received_before, peer_received(peer));
@@ -482,6 +504,7 @@ static enum MHD_Result start_stream(struct exchange *x)
 {
     enum { BLOCK_BYTES = 16384 };
     x->streaming = true;
+    atomic_fetch_add(&x->http->n_streams, 1);
     buffer_finish(&x->reply.body);
     x->reply.status = 200;
     x->reply.content_type = "text/event-stream; charset=utf-8";

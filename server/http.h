@@ -61,6 +61,7 @@ struct exchange {
     enum exchange_step (*step)(struct exchange *x); /* again after each notify */
     void (*close_job)(struct exchange *x);
     int64_t pace_ns;    /* news that is not urgent comes no more often than this; 0: at once */
+    int64_t share_ns;   /* instead of it, where not 0: this for each stream that is open */
     int64_t ping_ns;    /* silence after which ping_due is set; 0: never */
     bool ping_due;      /* for step: clear when served */
     atomic_bool gone;   /* the client left */
@@ -134,7 +135,7 @@ void http_cut(struct http *http);
 /* Stops serving. Exchanges that still wait are cut first. Accepts NULL. */
 void http_close(struct http *http);
 
-/* Wakes an exchange, within pace_ns when it is not urgent: any thread, never blocks for long. The engine's
+/* Wakes an exchange, within its pace when it is not urgent: any thread, never blocks for long. The engine's
  * notify. */
 void exchange_notify(void *exchange, bool urgent);
 

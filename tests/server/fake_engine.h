@@ -12,11 +12,12 @@ struct fake_engine {
     /* Set before a request. */
     const char
         *script; /* its bytes are the tokens, then EOS; NULL: letters that begin at the seed, for ever */
-    _Atomic int32_t token_us;  /* pause before each token; 0: none */
-    atomic_bool full;          /* engine_submit answers STATUS_FULL */
-    _Atomic int32_t room;      /* sequences that engine_submit takes at a time; 0: any number */
-    _Atomic int32_t submit_us; /* engine_submit takes so long: the HTTP thread stands still */
-    _Atomic int32_t fail_at;   /* the token before which a sequence ends with FINISH_ERROR; -1: never */
+    _Atomic int32_t token_us;     /* pause before each token; 0: none */
+    atomic_bool full;             /* engine_submit answers STATUS_FULL */
+    _Atomic int32_t room;         /* sequences that engine_submit takes at a time; 0: any number */
+    _Atomic int32_t submit_us;    /* engine_submit takes so long: the HTTP thread stands still */
+    _Atomic int32_t fail_at;      /* the token before which a sequence ends with FINISH_ERROR; -1: never */
+    _Atomic int32_t device_bytes; /* of engine_info when it is opened: not 0, a card */
     /* Seen. */
     _Atomic int32_t n_cancelled, n_live;
     _Atomic int32_t n_stopped; /* cancelled because their text was complete */

@@ -443,6 +443,53 @@ Test(http, stream_interval)
     rig_close(&rig);
 }
 
+/* Events of a stream of 40 tokens, 5 ms each, beside 31 others. */
+static int32_t n_shared_chunks(const struct rig *rig)
+{
+    enum { N_OTHERS = 31 };
+    const char *body = "{\"prompt\":\"ab\",\"seed\":3,\"max_tokens\":200,\"stream\":true}";
+    int fds[N_OTHERS];
+    char request[256], first[256];
+    snprintf(request, sizeof request,
+             "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
+    for (int i = 0; i < N_OTHERS; i++) {
+        fds[i] = rig_connect(rig);
+        send_text(fds[i], request);
+    }
+    for (int i = 0; i < N_OTHERS; i++) {
+        cr_assert_gt(recv(fds[i], first, sizeof first, 0), 0); /* now it is a stream */
+    }
+    char *stream = complete(rig, "{\"prompt\":\"ab\",\"seed\":3,\"max_tokens\":40,\"stream\":true}");
+    cr_assert(strstr(stream, "[DONE]"), "%s", stream);
+    int32_t n = n_chunks(stream);
+    free(stream);
+    for (int i = 0; i < N_OTHERS; i++) {
+        close(fds[i]);
+    }
+    return n;
+}
+
+/* By itself: 32 streams on one thread of a CPU have ticks of 64 ms, on a card none. */
+Test(http, stream_interval_auto)
+{
+    struct rig rig;
+    fake_engine.token_us = 5000;
+    rig_open(&rig, NULL);
+    int32_t n_cpu = n_shared_chunks(&rig);
+    while (http_n_exchanges(rig.server.http)) {
+        usleep(1000);
+    }
+    char *alone = complete(&rig, "{\"prompt\":\"ab\",\"seed\":3,\"max_tokens\":40,\"stream\":true}");
+    cr_assert_gt(n_chunks(alone), 2 * n_cpu, "%d events alone, %d beside others", n_chunks(alone), n_cpu);
+    free(alone);
+    rig_close(&rig);
+    fake_engine.device_bytes = 1 << 20;
+    rig_open(&rig, NULL);
+    int32_t n_card = n_shared_chunks(&rig);
+    cr_assert_gt(n_card, 2 * n_cpu, "%d events on a card, %d on a CPU", n_card, n_cpu);
+    rig_close(&rig);
+}
+
 Test(http, pings_while_nothing_comes)
 {
     struct rig rig;

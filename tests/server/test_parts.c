@@ -14,6 +14,7 @@ Test(config, every_default_is_in_range)
     cr_assert_eq(config.max_body_bytes, 4 << 20);
     cr_assert_eq(config.port, 8080);
     cr_assert_eq(config.request_timeout, 600);
+    cr_assert_eq(config.stream_interval_ms, CONFIG_AUTO);
     cr_assert(config.metrics && !config.strict_fields);
     for (int32_t i = 0; i < config_n_keys; i++) {
         for (int32_t j = 0; j < i; j++) {
@@ -66,6 +67,9 @@ Test(config, refusals)
     expect_refused("--port", "65536", "0..65535");
     expect_refused("--port", "8x", "must be an integer");
     expect_refused("--max-body-bytes", "9999999999999999999G", "must be an integer");
+    expect_refused("--port", "auto", "must be an integer");
+    expect_refused("--stream-interval-ms", "soon", "must be an integer or auto");
+    expect_refused("--stream-interval-ms", "-1", "0..1000");
     expect_refused("--kv-cache-type", "int8", "auto|f32|f16|bf16");
     expect_refused("--metrics=maybe", NULL, "must be on or off");
     expect_refused("--drain-timeout", "nan", "seconds");
