@@ -23,14 +23,13 @@ struct step_inputs {
 struct buffers {
     float *h;                     /* (max_rows, dim) the residual stream */
     float *h_wanted;              /* (max_logits, dim) its rows whose logits are wanted */
-    uint16_t *x;                  /* (max_rows, x_stride) f16, what a linear over dim reads: times */
-    float *x_scales;              /* (max_rows) */
+    struct cuda_rows x;           /* (max_rows, dim) what a linear over dim reads */
     float *qkv;                   /* (max_rows, qkv_stride) */
-    uint16_t *attention;          /* (max_rows, attention_stride) f16, of scale 1 */
+    struct cuda_rows attention;   /* (max_rows, n_heads * head_dim) of scale 1 */
     float *y;                     /* (max_rows, dim) */
     float *gate, *up;             /* (max_slots, ffn_dim) */
-    uint16_t *act;                /* (max_slots, act_stride) f16: times */
-    float *act_scales;            /* (max_slots) */
+    struct cuda_rows act;         /* (max_slots, ffn_dim) */
+    float *rest;                  /* what the rests of rows add to a product; NULL without limits.exact */
     float *logits;                /* (max_logits, vocab_size) */
     int32_t *drawn;               /* (max_logits) */
     float *partials;              /* of linears */
@@ -55,7 +54,7 @@ struct device_forward {
     float *host_logits; /* (max_logits, vocab_size) pinned, as the next */
     int32_t *host_drawn;
     int32_t table_stride;
-    int32_t x_stride, qkv_stride, attention_stride, act_stride;
+    int32_t qkv_stride;
     int64_t n_attention_partials;
     int32_t n_attention_counters, n_slots_a_row;
     bool failed; /* a fault of the device: nothing works any more */
@@ -68,6 +67,17 @@ struct device_forward {
         (pointer) = (void *)(base + used);                                                                   \
         used += ((size_t)(count) * sizeof *(pointer) + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT *            \
                 BUFFER_ALIGNMENT;                                                                            \
+    } while (0)
+
+/* Rows as matrices read them, and their rests where exact. */
+#define TAKE_ROWS(rows, n, n_cols, with_scales)                                                              \
+    do {                                                                                                     \
+        (rows).stride = cuda_padded(n_cols);                                                                 \
+        (rows).rest = l->exact ? (n) : 0;                                                                    \
+        TAKE((rows).x, ((n) + (rows).rest) * (rows).stride);                                                 \
+        if (with_scales) {                                                                                   \
+            TAKE((rows).scales, (n) + (rows).rest);                                                          \
+        }                                                                                                    \
     } while (0)
 
 /* With base 0 both only measure. Gives the bytes. */
@@ -85,23 +95,35 @@ static size_t lay_out_inputs(struct step_inputs *in, uintptr_t base, const struc
     return used;
 }
 
+/* The most numbers that a product of a step has. */
+static int64_t most_products(const struct device_forward *f, const struct model_config *c)
+{
+    const int64_t rows = f->limits.max_rows, slots = rows * f->n_slots_a_row;
+    const int64_t logits = (int64_t)f->limits.max_logits * c->vocab_size;
+    const int32_t q_dim = c->n_heads * c->head_dim, wider = c->dim > c->ffn_dim ? c->dim : c->ffn_dim;
+    int64_t most = rows * q_dim > slots * wider ? rows * q_dim : slots * wider;
+    return logits > most ? logits : most;
+}
+
 static size_t lay_out(struct device_forward *f, uintptr_t base, const struct model_config *c)
 {
     const struct device_limits *l = &f->limits;
     const int64_t rows = l->max_rows, slots = rows * f->n_slots_a_row;
+    const int32_t q_dim = c->n_heads * c->head_dim;
     struct buffers *b = &f->b;
     size_t used = 0;
     TAKE(b->h, rows * c->dim);
     TAKE(b->h_wanted, (int64_t)l->max_logits * c->dim);
-    TAKE(b->x, rows * f->x_stride);
-    TAKE(b->x_scales, rows);
+    TAKE_ROWS(b->x, rows, c->dim, true);
     TAKE(b->qkv, rows * f->qkv_stride);
-    TAKE(b->attention, rows * f->attention_stride);
+    TAKE_ROWS(b->attention, rows, q_dim, false);
     TAKE(b->y, rows * c->dim);
     TAKE(b->gate, slots * c->ffn_dim);
     TAKE(b->up, slots * c->ffn_dim);
-    TAKE(b->act, slots * f->act_stride);
-    TAKE(b->act_scales, slots);
+    TAKE_ROWS(b->act, slots, c->ffn_dim, true);
+    if (l->exact) {
+        TAKE(b->rest, most_products(f, c));
+    }
     TAKE(b->logits, (int64_t)l->max_logits * c->vocab_size);
     TAKE(b->drawn, l->max_logits);
     TAKE(b->partials, cuda_partials(f->workspace.n_blocks, f->workspace.max_tokens));
@@ -125,6 +147,7 @@ static size_t lay_out_counters(struct device_forward *f, uintptr_t base)
     TAKE(f->b.attention_counters, f->n_attention_counters);
     return used;
 }
+#undef TAKE_ROWS
 #undef TAKE
 
 static enum status check_model(const struct model_config *c, const struct device_limits *l, struct error *err)
@@ -163,10 +186,7 @@ static void set_shapes(struct device_forward *f, const struct model_config *c)
     const struct device *device = f->device;
     const struct device_limits *l = &f->limits;
     f->table_stride = (l->n_positions + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-    f->x_stride = cuda_padded(c->dim);
     f->qkv_stride = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
-    f->attention_stride = cuda_padded(c->n_heads * c->head_dim);
-    f->act_stride = cuda_padded(c->ffn_dim);
     f->n_slots_a_row = c->n_experts ? c->n_experts_used : 1;
     f->workspace.n_blocks = BLOCKS_A_PROCESSOR * device->card.n_processors;
     f->workspace.n_counters = most_row_blocks(c);
@@ -302,27 +322,46 @@ struct step {
         }                                                                                                    \
     } while (0)
 
-/* y = W x + bias. x_scales: NULL stands for 1. */
-static void linear(struct step *s, const struct linear *of, float *y, int64_t y_stride, const uint16_t *x,
-                   int64_t x_stride, const float *x_scales, int32_t n_tokens)
+/* y = W rows. */
+static void product(struct step *s, const struct device_linear *l, float *y, int64_t y_stride,
+                    const struct cuda_rows *rows, int32_t n_tokens)
 {
-    const struct device_linear *l = device_weights_linear(s->f->weights, of);
-    if (s->status) {
+    const struct device_limits *limits = &s->f->limits;
+    if (!l->tiled) {
+        LAUNCH(s, linear_any, y, y_stride, &l->any, rows->x, rows->stride, rows->scales, n_tokens);
         return;
     }
-    if (l->tiled) {
-        struct cuda_linear args = {.w = &l->any4,
-                                   .y = y,
-                                   .y_stride = y_stride,
-                                   .x = x,
-                                   .x_stride = x_stride,
-                                   .x_scales = x_scales,
-                                   .n_tokens = n_tokens,
-                                   .workspace = &s->f->workspace,
-                                   .stream = s->stream};
-        s->status = s->k->any4_linear(&args, s->f->limits.batch_invariant, s->err);
-    } else {
-        LAUNCH(s, linear_any, y, y_stride, &l->any, x, x_stride, x_scales, n_tokens);
+    struct cuda_linear args = {.w = &l->any4,
+                               .y = y,
+                               .y_stride = y_stride,
+                               .x = rows->x,
+                               .x_stride = rows->stride,
+                               .x_scales = rows->scales,
+                               .n_tokens = n_tokens,
+                               .workspace = &s->f->workspace,
+                               .stream = s->stream};
+    if (!s->status) {
+        s->status = s->k->any4_linear(&args, limits->batch_invariant || limits->exact, s->err);
+    }
+}
+
+static struct cuda_rows rests_of(const struct cuda_rows *rows)
+{
+    return (struct cuda_rows){.x = rows->x + rows->rest * rows->stride,
+                              .stride = rows->stride,
+                              .scales = rows->scales ? rows->scales + rows->rest : NULL};
+}
+
+/* y = W rows + bias. */
+static void linear(struct step *s, const struct linear *of, float *y, int64_t y_stride,
+                   const struct cuda_rows *rows, int32_t n_tokens)
+{
+    const struct device_linear *l = device_weights_linear(s->f->weights, of);
+    product(s, l, y, y_stride, rows, n_tokens);
+    if (rows->rest) {
+        const struct cuda_rows rests = rests_of(rows);
+        product(s, l, s->f->b.rest, of->w.n_rows, &rests, n_tokens);
+        LAUNCH(s, axpy, y, y_stride, s->f->b.rest, of->w.n_rows, 1.0f, of->w.n_rows, n_tokens);
     }
     if (l->bias) {
         LAUNCH(s, axpy, y, y_stride, l->bias, 0, 1.0f, of->w.n_rows, n_tokens);
@@ -336,9 +375,9 @@ static void attention(struct step *s, const struct layer *layer, int32_t index)
     struct buffers *b = &f->b;
     const int64_t q_dim = (int64_t)c->n_heads * c->head_dim, kv_dim = (int64_t)c->n_kv_heads * c->head_dim;
     uint8_t *keys = (uint8_t *)f->keys_values + 2 * (size_t)index * f->kv->plane_bytes;
-    linear(s, layer->wq, b->qkv, f->qkv_stride, b->x, f->x_stride, b->x_scales, s->n_rows);
-    linear(s, layer->wk, b->qkv + q_dim, f->qkv_stride, b->x, f->x_stride, b->x_scales, s->n_rows);
-    linear(s, layer->wv, b->qkv + q_dim + kv_dim, f->qkv_stride, b->x, f->x_stride, b->x_scales, s->n_rows);
+    linear(s, layer->wq, b->qkv, f->qkv_stride, &b->x, s->n_rows);
+    linear(s, layer->wk, b->qkv + q_dim, f->qkv_stride, &b->x, s->n_rows);
+    linear(s, layer->wv, b->qkv + q_dim + kv_dim, f->qkv_stride, &b->x, s->n_rows);
     struct cuda_rope_append append = {.qkv = b->qkv,
                                       .qkv_stride = f->qkv_stride,
                                       .n_heads = c->n_heads,
@@ -357,7 +396,6 @@ static void attention(struct step *s, const struct layer *layer, int32_t index)
                                       .v = keys + f->kv->plane_bytes};
     LAUNCH(s, rope_kv_append, &append, s->n_rows);
     struct cuda_attention attend = {.out = b->attention,
-                                    .out_stride = f->attention_stride,
                                     .q = b->qkv,
                                     .q_stride = f->qkv_stride,
                                     .n_heads = c->n_heads,
@@ -383,7 +421,7 @@ static void attention(struct step *s, const struct layer *layer, int32_t index)
                                     .counters = b->attention_counters,
                                     .n_counters = f->n_attention_counters};
     LAUNCH(s, attention, &attend);
-    linear(s, layer->wo, b->y, c->dim, b->attention, f->attention_stride, NULL, s->n_rows);
+    linear(s, layer->wo, b->y, c->dim, &b->attention, s->n_rows);
     LAUNCH(s, axpy, b->h, c->dim, b->y, c->dim, 1.0f, c->dim, s->n_rows);
 }
 
@@ -392,27 +430,37 @@ static void dense_ffn(struct step *s, const struct layer *layer)
     struct device_forward *f = s->f;
     const struct model_config *c = &f->model->config;
     struct buffers *b = &f->b;
-    linear(s, layer->w_gate, b->gate, c->ffn_dim, b->x, f->x_stride, b->x_scales, s->n_rows);
-    linear(s, layer->w_up, b->up, c->ffn_dim, b->x, f->x_stride, b->x_scales, s->n_rows);
-    LAUNCH(s, swiglu, b->act, f->act_stride, b->act_scales, b->gate, b->up, c->ffn_dim, c->ffn_dim,
-           s->n_rows);
-    linear(s, layer->w_down, b->y, c->dim, b->act, f->act_stride, b->act_scales, s->n_rows);
+    linear(s, layer->w_gate, b->gate, c->ffn_dim, &b->x, s->n_rows);
+    linear(s, layer->w_up, b->up, c->ffn_dim, &b->x, s->n_rows);
+    LAUNCH(s, swiglu, &b->act, b->gate, b->up, c->ffn_dim, c->ffn_dim, s->n_rows);
+    linear(s, layer->w_down, b->y, c->dim, &b->act, s->n_rows);
     LAUNCH(s, axpy, b->h, c->dim, b->y, c->dim, 1.0f, c->dim, s->n_rows);
 }
 
-/* Every slot's expert times its x: one launch. */
-static void grouped(struct step *s, const struct device_experts *experts, float *y, int64_t y_stride,
-                    const uint16_t *x, int64_t x_stride, const float *x_scales, const int32_t *slot_row)
+/* Every slot's expert times its row: one launch. */
+static void grouped_product(struct step *s, const struct device_experts *experts, float *y, int64_t y_stride,
+                            const struct cuda_rows *rows, const int32_t *slot_row)
 {
     const struct device_linear *first = experts->first;
     const int32_t n_experts = s->f->model->config.n_experts, n_slots = s->n_rows * s->f->n_slots_a_row;
     const int32_t *expert_begin = s->f->b.moe.expert_begin;
     if (first->tiled) {
-        LAUNCH(s, any4_grouped, y, y_stride, experts->list, &first->any4, n_experts, x, x_stride, x_scales,
-               slot_row, expert_begin, n_slots);
+        LAUNCH(s, any4_grouped, y, y_stride, experts->list, &first->any4, n_experts, rows->x, rows->stride,
+               rows->scales, slot_row, expert_begin, n_slots);
     } else {
-        LAUNCH(s, linear_any_grouped, y, y_stride, experts->list, &first->any, n_experts, x, x_stride,
-               x_scales, slot_row, expert_begin);
+        LAUNCH(s, linear_any_grouped, y, y_stride, experts->list, &first->any, n_experts, rows->x,
+               rows->stride, rows->scales, slot_row, expert_begin);
+    }
+}
+
+static void grouped(struct step *s, const struct device_experts *experts, float *y, int32_t n,
+                    const struct cuda_rows *rows, const int32_t *slot_row)
+{
+    grouped_product(s, experts, y, n, rows, slot_row);
+    if (rows->rest) {
+        const struct cuda_rows rests = rests_of(rows);
+        grouped_product(s, experts, s->f->b.rest, n, &rests, slot_row);
+        LAUNCH(s, axpy, y, n, s->f->b.rest, n, 1.0f, n, s->n_rows * s->f->n_slots_a_row);
     }
 }
 
@@ -427,11 +475,10 @@ static void experts_ffn(struct step *s, const struct layer *layer, int32_t index
     LAUNCH(s, moe_logits, b->router, c->n_experts, &router->any, b->h, c->dim, norm, c->norm_eps, s->n_rows);
     LAUNCH(s, moe_route, &b->moe, b->router, c->n_experts, c->n_experts, c->n_experts_used, s->n_rows,
            f->in.positions);
-    grouped(s, &experts[0], b->gate, c->ffn_dim, b->x, f->x_stride, b->x_scales, b->moe.slot_row);
-    grouped(s, &experts[1], b->up, c->ffn_dim, b->x, f->x_stride, b->x_scales, b->moe.slot_row);
-    LAUNCH(s, swiglu, b->act, f->act_stride, b->act_scales, b->gate, b->up, c->ffn_dim, c->ffn_dim,
-           s->n_rows * f->n_slots_a_row);
-    grouped(s, &experts[2], b->slot_y, c->dim, b->act, f->act_stride, b->act_scales, NULL);
+    grouped(s, &experts[0], b->gate, c->ffn_dim, &b->x, b->moe.slot_row);
+    grouped(s, &experts[1], b->up, c->ffn_dim, &b->x, b->moe.slot_row);
+    LAUNCH(s, swiglu, &b->act, b->gate, b->up, c->ffn_dim, c->ffn_dim, s->n_rows * f->n_slots_a_row);
+    grouped(s, &experts[2], b->slot_y, c->dim, &b->act, NULL);
     LAUNCH(s, moe_combine, b->h, c->dim, b->slot_y, c->dim, &b->moe, c->dim, c->n_experts_used, s->n_rows,
            f->in.positions);
 }
@@ -485,9 +532,9 @@ static void head(struct step *s, const struct batch *batch, const struct draw *d
     bool any_draw = false;
     /* A row of h is a row of a table. */
     LAUNCH(s, embedding, b->h_wanted, c->dim, b->h, ANY4_F32, s->n_rows, c->dim, f->in.logit_rows, n);
-    LAUNCH(s, rmsnorm, b->x, f->x_stride, b->x_scales, b->h_wanted, c->dim,
-           f->weights->norms + 2 * (int64_t)c->n_layers * c->dim, c->dim, n, c->norm_eps);
-    linear(s, f->model->head, b->logits, c->vocab_size, b->x, f->x_stride, b->x_scales, n);
+    LAUNCH(s, rmsnorm, &b->x, b->h_wanted, c->dim, f->weights->norms + 2 * (int64_t)c->n_layers * c->dim,
+           c->dim, n, c->norm_eps);
+    linear(s, f->model->head, b->logits, c->vocab_size, &b->x, n);
     for (int32_t begin = 0, end; begin < n && !s->status; begin = end) {
         const bool drawn = draws && draws[begin].wanted;
         for (end = begin + 1; end < n && (draws && draws[end].wanted) == drawn; end++) {
@@ -531,11 +578,9 @@ const float *device_forward_step(struct device_forward *f, const struct batch *b
     for (int32_t l = 0; l < c->n_layers; l++) {
         const struct layer *layer = &f->model->layers[l];
         const float *norms = f->weights->norms + 2 * (int64_t)l * c->dim;
-        LAUNCH(s, rmsnorm, b->x, f->x_stride, b->x_scales, b->h, c->dim, norms, c->dim, s->n_rows,
-               c->norm_eps);
+        LAUNCH(s, rmsnorm, &b->x, b->h, c->dim, norms, c->dim, s->n_rows, c->norm_eps);
         attention(s, layer, l);
-        LAUNCH(s, rmsnorm, b->x, f->x_stride, b->x_scales, b->h, c->dim, norms + c->dim, c->dim, s->n_rows,
-               c->norm_eps);
+        LAUNCH(s, rmsnorm, &b->x, b->h, c->dim, norms + c->dim, c->dim, s->n_rows, c->norm_eps);
         if (c->n_experts) {
             experts_ffn(s, layer, l, norms + c->dim);
         } else {

@@ -9,14 +9,6 @@
 
 struct device_forward;
 
-/* What the largest step will be. */
-struct device_limits {
-    int32_t max_rows, max_logits;
-    int32_t max_sequences;
-    int32_t n_positions; /* of the longest sequence */
-    bool batch_invariant;
-};
-
 /* Copies the model and makes the buffers. kv: a pool of block numbers (kv_cache_init_blocks), whose memory is
  * made here. Refuses (STATUS_INVALID) a model that the kernels do not take. */
 enum status device_forward_open(struct device_forward **out, const struct device *device,

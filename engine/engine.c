@@ -339,13 +339,18 @@ static enum status start_step(struct engine *e, const struct engine_plan *plan, 
     int32_t n_blocks = (int32_t)(plan->kv_tokens / KV_BLOCK_TOKENS);
     enum status status;
     if (e->device) {
+        const struct device_limits limits = {.max_rows = max_rows,
+                                             .max_logits = max_logits,
+                                             .max_sequences = e->options.max_running,
+                                             .n_positions = plan->max_model_len,
+                                             .batch_invariant = e->options.batch_invariant,
+                                             .exact = e->options.cuda_exact};
         e->draws = calloc((size_t)max_logits, sizeof *e->draws);
         status = e->draws ? kv_cache_init_blocks(&e->kv, config, kv_type, n_blocks, err)
                           : error_set(err, STATUS_NO_MEMORY, "engine: out of memory");
-        status = status ? status
-                        : forward_open_device(&e->forward, e->model, e->device, &e->kv, e->pool, max_rows,
-                                              max_logits, e->options.max_running, plan->max_model_len,
-                                              e->options.batch_invariant, err);
+        status = status
+                     ? status
+                     : forward_open_device(&e->forward, e->model, e->device, &e->kv, e->pool, &limits, err);
     } else {
         status = kv_cache_init(&e->kv, config, kv_type, n_blocks, err);
         status = status ? status

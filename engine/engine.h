@@ -57,8 +57,10 @@ struct engine_options {
     int32_t device_index;      /* of DEVICE_CUDA, and of auto: 0 */
     bool batch_invariant;      /* default true: a token's bits do not depend on the batch; false: the fastest
                                   kernel      for each batch (CUDA; the CPU's kernels are invariant as they are) */
-    int32_t n_threads;         /* 0: physical cores */
-    unsigned cpu_flags;        /* CPU_ALL: what the processor has */
+    bool cuda_exact;    /* default false. On CUDA every activation in two f16 and attention in f32: as near
+                           to the CPU as f32 is, at half the speed */
+    int32_t n_threads;  /* 0: physical cores */
+    unsigned cpu_flags; /* CPU_ALL: what the processor has */
     enum kv_cache_choice kv_type; /* auto: f32 with quant none, else bf16 */
     int32_t max_model_len;        /* 0: from the model's config */
     int32_t max_running;          /* sequences in a batch, default 32 */

@@ -85,21 +85,15 @@ enum status forward_open(struct forward **out, const struct model *model, const 
 }
 
 enum status forward_open_device(struct forward **out, const struct model *model, const struct device *device,
-                                struct kv_cache *kv, struct thread_pool *pool, int32_t max_rows,
-                                int32_t max_logits, int32_t max_sequences, int32_t n_positions,
-                                bool batch_invariant, struct error *err)
+                                struct kv_cache *kv, struct thread_pool *pool,
+                                const struct device_limits *limits, struct error *err)
 {
-    struct device_limits limits = {.max_rows = max_rows,
-                                   .max_logits = max_logits,
-                                   .max_sequences = max_sequences,
-                                   .n_positions = n_positions,
-                                   .batch_invariant = batch_invariant};
     struct forward *f = calloc(1, sizeof *f);
     *out = NULL;
     if (!f) {
         return error_set(err, STATUS_NO_MEMORY, "step buffers: out of memory");
     }
-    enum status status = device_forward_open(&f->device, device, model, kv, pool, &limits, err);
+    enum status status = device_forward_open(&f->device, device, model, kv, pool, limits, err);
     if (status) {
         free(f);
         return status;

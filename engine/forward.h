@@ -43,12 +43,18 @@ void forward_close(struct forward *forward); /* accepts NULL */
 /* Bytes that such buffers take. */
 size_t forward_bytes(const struct model_config *config, int32_t max_rows, int32_t max_logits);
 
-/* The same on a CUDA device: copies the model there. kv: kv_cache_init_blocks. n_positions: of the longest
- * sequence; at most max_sequences of them are in a batch. */
+/* What the largest step on a device will be, and how it computes (engine_options). */
+struct device_limits {
+    int32_t max_rows, max_logits;
+    int32_t max_sequences;
+    int32_t n_positions; /* of the longest sequence */
+    bool batch_invariant, exact;
+};
+
+/* The same on a CUDA device: copies the model there. kv: kv_cache_init_blocks. */
 enum status forward_open_device(struct forward **out, const struct model *model, const struct device *device,
-                                struct kv_cache *kv, struct thread_pool *pool, int32_t max_rows,
-                                int32_t max_logits, int32_t max_sequences, int32_t n_positions,
-                                bool batch_invariant, struct error *err);
+                                struct kv_cache *kv, struct thread_pool *pool,
+                                const struct device_limits *limits, struct error *err);
 
 /* Runs the batch: appends keys and values, returns logits (n_logits, vocab_size) f32, valid until the next
  * step. NULL when a device failed, with the reason in the log; never without one. */

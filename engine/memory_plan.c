@@ -129,7 +129,8 @@ static enum status plan_device(struct engine_plan *p, const struct model *model,
                                    .max_logits = memory_plan_logits(options, config),
                                    .max_sequences = options->max_running,
                                    .n_positions = p->max_model_len,
-                                   .batch_invariant = options->batch_invariant};
+                                   .batch_invariant = options->batch_invariant,
+                                   .exact = options->cuda_exact};
     size_t staging = 0;
     if (config->n_experts && options->bits_per_weight > 0) {
         return error_set(err, STATUS_INVALID,

@@ -28,17 +28,23 @@ struct scorer {
     const int32_t **tables;
 };
 
-static enum status start(struct scorer *s, struct thread_pool *pool, bool batch_invariant, struct error *err)
+static enum status start(struct scorer *s, struct thread_pool *pool, const struct engine_options *options,
+                         struct error *err)
 {
     const struct model_config *config = &s->model->config;
     size_t n = (size_t)s->max_step;
     int32_t n_blocks = (s->max_ids + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
     enum status status;
     if (s->device) {
+        const struct device_limits limits = {.max_rows = s->max_step,
+                                             .max_logits = s->max_step,
+                                             .max_sequences = 1,
+                                             .n_positions = s->max_ids,
+                                             .batch_invariant = options->batch_invariant,
+                                             .exact = options->cuda_exact};
         status = kv_cache_init_blocks(&s->kv, config, s->info.kv_type, n_blocks, err);
         status = status ? status
-                        : forward_open_device(&s->forward, s->model, s->device, &s->kv, pool, s->max_step,
-                                              s->max_step, 1, s->max_ids, batch_invariant, err);
+                        : forward_open_device(&s->forward, s->model, s->device, &s->kv, pool, &limits, err);
     } else {
         status = kv_cache_init(&s->kv, config, s->info.kv_type, n_blocks, err);
         status = status ? status
@@ -104,7 +110,7 @@ enum status scorer_open(struct scorer **out, const struct engine_options *option
     s->info.kernels = s->device ? s->device->k.name : s->kernels.name;
     s->info.device = s->device ? s->device->card.name : "cpu";
     s->info.n_threads = thread_pool_n_threads(pool);
-    status = start(s, pool, options->batch_invariant, err);
+    status = start(s, pool, options, err);
 cleanup:
     if (status) {
         scorer_close(s);

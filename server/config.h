@@ -35,7 +35,7 @@ enum config_type {
     CONFIG_STRING,
     CONFIG_FIELD,   /* a field of a request: kept as text, judged with the request */
     CONFIG_FIELDS,  /* the same, may be given several times: values joined by CONFIG_SEPARATOR */
-    CONFIG_INT,     /* int64_t in [min, max] */
+    CONFIG_INT,     /* int64_t in [min, max]; "auto" is CONFIG_AUTO where that is the default */
     CONFIG_BYTES,   /* int64_t; K, M, G suffixes of 1024; "auto" is 0 where min is 0 */
     CONFIG_SECONDS, /* double in [min, max] */
     CONFIG_REAL,    /* the same without a unit */
@@ -94,7 +94,7 @@ struct config {
     int64_t max_connections, max_connections_per_ip;
     double header_timeout, body_timeout, keepalive_timeout, write_stall_timeout, request_timeout,
         stall_timeout, drain_timeout, sse_ping_interval;
-    int64_t stream_interval_ms;
+    int64_t stream_interval_ms; /* or CONFIG_AUTO */
     int64_t max_n, max_best_of, max_logprobs, max_stops, default_max_tokens;
     bool json, print_config, help;
     /* Of single commands. */

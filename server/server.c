@@ -207,6 +207,7 @@ enum status server_engine_options(struct engine_options *out, const struct confi
         return status;
     }
     out->batch_invariant = config->batch_invariant;
+    out->cuda_exact = config->cuda_precision == 1;
     out->quant.weighting = (enum quant_weighting)config->quant_weighting;
     if (out->quant.method == QUANT_NONE && (config->calib || out->quant.weighting)) {
         return error_set(err, STATUS_INVALID, "%s is set, but quant none has nothing to calibrate",

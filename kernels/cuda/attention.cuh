@@ -1,11 +1,12 @@
 /* Attention over the paged KV cache: a kernel for narrow tiles, whose tokens and heads fit into one matrix
  * product's 16 rows (decode: its warps take different keys, splits may go to different blocks), one for wide
- * tiles (prefill: its warps take different rows of the same keys), and a plain one for caches of f32. All
+ * tiles (prefill: its warps take different rows of the same keys), and a plain one in f32. All
  * three begin where a row's first key lies and end behind its last: causal, windowed. */
 #ifndef KERNELS_CUDA_ATTENTION_CUH
 #define KERNELS_CUDA_ATTENTION_CUH
 
 #include "kernels/cuda/attention_unit.cuh"
+#include "kernels/cuda/stored.cuh"
 
 enum {
     NARROW_WARPS = ATTENTION_UNITS, /* each takes a unit of a split */
@@ -73,7 +74,7 @@ SIMT_DEVICE void narrow_unit(simt_words *stages, float *sums, float *limits, con
 {
     const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4, row = simt_warp() * 16;
     float s[8][4] = {}, d[HD / 8][4] = {};
-    attention_weights weights;
+    attention_weights<F16, HD> weights;
     attention_limits unit;
     stage_copy<HD>(stages + row * (HD / 8), args.call.k, offsets, 16, args.call.head_dim, lane, SIMT_WARP);
     SIMT_UNROLL
@@ -102,7 +103,7 @@ SIMT_DEVICE void narrow_unit(simt_words *stages, float *sums, float *limits, con
             const int32_t last[2] = {tile.position + tokens[0], tile.position + tokens[1]};
             const int32_t first[2] = {first_key(args, last[0]), first_key(args, last[1])};
             const float factor[2] = {factors[g], factors[g + 8]};
-            unit_softmax<F16>(weights, unit, s, factor, first, last, key);
+            unit_softmax<F16, HD>(weights, unit, s, factor, first, last, key);
         }
     }
     simt_barrier(); /* everybody has done with the stages */
@@ -284,6 +285,7 @@ template <bool F16, int HD> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(s
     SIMT_SHARED(int64_t, offsets, [2 * ATTENTION_UNIT]);
     SIMT_SHARED(float, factors, [WIDE_WARPS * ATTENTION_ROWS]);
     SIMT_SHARED(float, powers, [WIDE_WARPS * ATTENTION_ROWS]);
+    SIMT_SHARED(int32_t, last_keys, [WIDE_WARPS * ATTENTION_ROWS]); /* that rows see; -1: no row */
     simt_words *q = reinterpret_cast<simt_words *>(memory);
     simt_words *keys = q + sizes::WIDE_TILES * sizes::QUERIES, *values = keys + sizes::STAGE;
     const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4;
@@ -308,16 +310,12 @@ template <bool F16, int HD> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(s
     int32_t unit = begin_key / ATTENTION_UNIT;
     wide_offsets(offsets + unit % 2 * ATTENTION_UNIT, args, tile, unit, begin_key, last_key);
     queries_stage<F16, HD>(q, factors, powers, args, tile, begin, sizes::WIDE_TILES);
+    for (int32_t i = simt_thread(); i < sizes::WIDE_TILES * ATTENTION_ROWS; i += WIDE_THREADS) {
+        last_keys[i] = begin + i < end ? tile.position + (begin + i) / args.group : -1;
+    }
     simt_barrier();
     const int32_t warp_row = simt_warp() / sizes::PARTS * ATTENTION_ROWS;
     const int32_t part = simt_warp() % sizes::PARTS;
-    int32_t last[2], first[2];
-    SIMT_UNROLL
-    for (int32_t i = 0; i < 2; i++) {
-        const int32_t row = begin + warp_row + g + 8 * i;
-        last[i] = row < end ? tile.position + row / args.group : -1;
-        first[i] = first_key(args, last[i]);
-    }
     /* The warp's rows see no key outside of [warp_first, warp_last]. */
     const int32_t warp_end = begin + warp_row + 16 < end ? begin + warp_row + 16 : end;
     const int32_t warp_last = begin + warp_row < end ? tile.position + (warp_end - 1) / args.group : -1;
@@ -338,14 +336,16 @@ template <bool F16, int HD> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(s
         }
         simt_copy_wait<1>();
         simt_barrier(); /* the keys are there */
-        attention_weights weights;
+        attention_weights<F16, HD> weights;
         attention_fold fold[2] = {};
         if (seen) {
             float s[8][4] = {};
             attention_limits added;
             const float factor[2] = {factors[warp_row + g], factors[warp_row + g + 8]};
+            const int32_t last[2] = {last_keys[warp_row + g], last_keys[warp_row + g + 8]};
+            const int32_t first[2] = {first_key(args, last[0]), first_key(args, last[1])};
             scores_add<F16, HD, 8>(s, q + warp_row / ATTENTION_ROWS * sizes::QUERIES, keys, 0);
-            unit_softmax<F16>(weights, added, s, factor, first, last, key);
+            unit_softmax<F16, HD>(weights, added, s, factor, first, last, key);
             SIMT_UNROLL
             for (int32_t i = 0; i < 2; i++) {
                 fold[i] = fold_limits(split.max[i], split.total[i], added.max[i], added.total[i]);
@@ -414,8 +414,9 @@ template <bool F16, int HD> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(s
 
 /* -- plain -- */
 
-/* Caches of f32: a block a row and query head, a thread a key and then a dimension. */
-SIMT_KERNEL(PLAIN_THREADS, 4) attention_plain_kernel(struct attention_args args)
+/* Products and sums in f32: a block a row and query head, a thread a key and then a dimension. TYPE: the
+ * enum any4_kind that the cache is stored as. */
+template <int TYPE> SIMT_KERNEL(PLAIN_THREADS, 4) attention_plain_kernel(struct attention_args args)
 {
     SIMT_SHARED(float, query, [CUDA_ATTENTION_MAX_HEAD_DIM]);
     SIMT_SHARED(float, weights, [PLAIN_THREADS]);
@@ -434,7 +435,7 @@ SIMT_KERNEL(PLAIN_THREADS, 4) attention_plain_kernel(struct attention_args args)
     for (int32_t i = thread; i < head_dim; i += PLAIN_THREADS) {
         query[i] = call.q[row * call.q_stride + (int64_t)head * head_dim + i];
     }
-    const float *k = static_cast<const float *>(call.k), *v = static_cast<const float *>(call.v);
+    const enum any4_kind type = static_cast<enum any4_kind>(TYPE);
     const int32_t first = first_key(args, position);
     float max = -INFINITY, total = 0, sums[2] = {0, 0};
     for (int32_t begin = first / PLAIN_THREADS * PLAIN_THREADS; begin <= position; begin += PLAIN_THREADS) {
@@ -445,9 +446,8 @@ SIMT_KERNEL(PLAIN_THREADS, 4) attention_plain_kernel(struct attention_args args)
         float score = -INFINITY;
         if (seen) {
             float dot = 0;
-            const float *at = k + offsets[thread];
             for (int32_t i = 0; i < head_dim; i++) {
-                dot = fmaf(query[i], at[i], dot);
+                dot = fmaf(query[i], stored_value(call.k, type, offsets[thread] + i), dot);
             }
             score = simt_product(dot, call.scale);
         }
@@ -474,7 +474,7 @@ SIMT_KERNEL(PLAIN_THREADS, 4) attention_plain_kernel(struct attention_args args)
             float sum = sums[i] * before;
             for (int32_t at = 0; dim < head_dim && at < PLAIN_THREADS; at++) {
                 if (offsets[at] >= 0) {
-                    sum = fmaf(weights[at], v[offsets[at] + dim], sum);
+                    sum = fmaf(weights[at], stored_value(call.v, type, offsets[at] + dim), sum);
                 }
             }
             sums[i] = sum;
@@ -488,7 +488,12 @@ SIMT_KERNEL(PLAIN_THREADS, 4) attention_plain_kernel(struct attention_args args)
         const float mine = sums[i] * inverse_total(total);
         const float other = simt_bits_float(simt_shuffle_xor(simt_float_bits(mine), 1));
         if (dim < head_dim && thread % 2 == 0) {
-            out[dim / 2] = saturated_pair(mine, other);
+            const uint32_t pair = saturated_pair(mine, other);
+            out[dim / 2] = pair;
+            if (call.out.rest) {
+                out[call.out.rest * call.out.stride / 2 + dim / 2] =
+                    saturated_pair(mine - simt_f16_low(pair), other - simt_f16_high(pair));
+            }
         }
     }
 }

@@ -7,10 +7,7 @@
 #ifndef KERNELS_CUDA_ATTENTION_H
 #define KERNELS_CUDA_ATTENTION_H
 
-#include <stdint.h>
-
-#include "engine/base/status.h"
-#include "kernels/kernels.h"
+#include "kernels/cuda/launch.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -34,10 +31,10 @@ int32_t cuda_attention_tiles(struct cuda_attention_tile *out, const int32_t *pos
 
 /* out[row][head] = sum over keys p of softmax_p(scale * q[row][head] . k[p]) v[p], p <= position and, with a
  * window, p > position - window (attention_fn of kernels.h); what f16 does not reach is +-65504, NaN stays
- * NaN. Query heads that share a KV head lie together. */
+ * NaN. Query heads that share a KV head lie together. With a cache of f32, or where rests are wanted,
+ * products and sums are f32. */
 struct cuda_attention {
-    uint16_t *out; /* (n_rows, n_heads * head_dim) f16, zeros up to cuda_padded(n_heads * head_dim) */
-    int64_t out_stride;
+    struct cuda_rows out; /* (n_rows, n_heads * head_dim); scales NULL */
     const float *q; /* (n_rows, n_heads * head_dim) f32, rotated: the front of cuda_rope_append's rows */
     int64_t q_stride;
     int32_t n_heads, n_kv_heads, head_dim;   /* head_dim: a multiple of 8 */

@@ -59,7 +59,16 @@ SIMT_DEVICE int64_t partial_slot(const struct attention_args &args, const attent
 SIMT_DEVICE uint16_t *out_row(const struct attention_args &args, const attention_tile &tile, int32_t row)
 {
     const int64_t token = tile.first + row / args.group, head = tile.kv_head * args.group + row % args.group;
-    return args.call.out + token * args.call.out_stride + head * args.call.head_dim;
+    return args.call.out.x + token * args.call.out.stride + head * args.call.head_dim;
+}
+
+/* Two columns of a row of out become 0, and so what rounding them lost. */
+SIMT_DEVICE void out_zero(const struct attention_args &args, uint32_t *pair)
+{
+    *pair = 0;
+    if (args.call.out.rest) {
+        pair[args.call.out.rest * args.call.out.stride / 2] = 0;
+    }
 }
 
 /* Zeros behind the last head of the rows [begin, end) of a tile; all of dead rows. */
@@ -69,8 +78,8 @@ SIMT_DEVICE void out_zeros(const struct attention_args &args, const attention_ti
     const int32_t n = args.call.n_heads * args.call.head_dim, head_dim = args.call.head_dim;
     if (tile.position < 0) {
         for (int32_t i = simt_thread(); i < (end - begin) * head_dim / 2; i += simt_n_threads()) {
-            reinterpret_cast<uint32_t *>(
-                out_row(args, tile, begin + i / (head_dim / 2)))[i % (head_dim / 2)] = 0;
+            out_zero(args, reinterpret_cast<uint32_t *>(out_row(args, tile, begin + i / (head_dim / 2))) +
+                               i % (head_dim / 2));
         }
     }
     if (tile.kv_head != args.call.n_kv_heads - 1) {
@@ -79,9 +88,9 @@ SIMT_DEVICE void out_zeros(const struct attention_args &args, const attention_ti
     for (int32_t row = begin; row < end; row++) {
         if (row % args.group == 0) {
             uint32_t *out = reinterpret_cast<uint32_t *>(
-                args.call.out + (int64_t)(tile.first + row / args.group) * args.call.out_stride);
+                args.call.out.x + (int64_t)(tile.first + row / args.group) * args.call.out.stride);
             for (int32_t i = n / 2 + simt_thread(); i < args.n_padded / 2; i += simt_n_threads()) {
-                out[i] = 0;
+                out_zero(args, out + i);
             }
         }
     }
@@ -255,9 +264,12 @@ SIMT_DEVICE void scores_add(float (*s)[4], const simt_words *q, const simt_words
     }
 }
 
-/* Weights as A fragments of a unit's steps, rounded to 16 bits. The total is that of the rounded weights. */
-struct attention_weights {
-    uint32_t step[ATTENTION_STEPS][4];
+/* Weights as A fragments of a unit's steps. f16 rounds them less than it does the result; bf16 would be the
+ * largest error of the result, so there each is the sum of two (but above 128 dimensions, for which there are
+ * not the registers). The total is that of what is multiplied. */
+template <bool F16, int HD> struct attention_weights {
+    static constexpr int32_t PARTS = F16 || HD > 128 ? 1 : 2;
+    uint32_t step[ATTENTION_STEPS][PARTS][4];
 };
 
 /* Maximum and sum of weights of a lane's two rows, g and g + 8, over some keys. */
@@ -267,8 +279,8 @@ struct attention_limits {
 
 /* Weights of the unit that starts at key: 2^(s factor - max), 0 for keys outside of the row's range; a row
  * without any has max -infinity and total 0. */
-template <bool F16>
-SIMT_DEVICE void unit_softmax(attention_weights &weights, attention_limits &limits, float s[8][4],
+template <bool F16, int HD>
+SIMT_DEVICE void unit_softmax(attention_weights<F16, HD> &weights, attention_limits &limits, float s[8][4],
                               const float factor[2], const int32_t first[2], const int32_t last[2],
                               int32_t key)
 {
@@ -299,9 +311,15 @@ SIMT_DEVICE void unit_softmax(attention_weights &weights, attention_limits &limi
             const float a = exp2f(fmaf(s[j][2 * row], factor[row], -base[row]));
             const float b = exp2f(fmaf(s[j][2 * row + 1], factor[row], -base[row]));
             const uint32_t pair = pair_of<F16>(a, b);
-            weights.step[j / 2][j % 2 * 2 + row] = pair;
-            limits.total[row] += pair_low<F16>(pair);
-            limits.total[row] += pair_high<F16>(pair);
+            weights.step[j / 2][0][j % 2 * 2 + row] = pair;
+            if constexpr (attention_weights<F16, HD>::PARTS == 1) {
+                limits.total[row] += pair_low<F16>(pair);
+                limits.total[row] += pair_high<F16>(pair);
+            } else {
+                weights.step[j / 2][1][j % 2 * 2 + row] = pair_rest<F16>(pair, a, b);
+                limits.total[row] += a;
+                limits.total[row] += b;
+            }
         }
     }
     SIMT_UNROLL
@@ -316,7 +334,7 @@ SIMT_DEVICE void unit_softmax(attention_weights &weights, attention_limits &limi
 /* d[0..1] += weights of 16 keys . their values in 16 dimensions from 16 * pair on; `row`: the first of the
  * keys in the stage. */
 template <bool F16, int HD>
-SIMT_DEVICE void values_add(float (*d)[4], const uint32_t weights[4], const simt_words *stage, int32_t row,
+SIMT_DEVICE void values_add(float (*d)[4], const uint32_t (*weights)[4], const simt_words *stage, int32_t row,
                             int32_t pair)
 {
     const int32_t lane = simt_lane(), key = row + (lane / 8 & 1) * 8 + lane % 8;
@@ -324,7 +342,10 @@ SIMT_DEVICE void values_add(float (*d)[4], const uint32_t weights[4], const simt
         simt_load_matrices(stage + stage_at<HD>(key, pair / 4 * 8, pair % 4 * 2 + lane / 16));
     SIMT_UNROLL
     for (int32_t n = 0; n < 2; n++) {
-        product<F16>(d[n], weights, values.word + 2 * n);
+        SIMT_UNROLL
+        for (int32_t part = 0; part < attention_weights<F16, HD>::PARTS; part++) {
+            product<F16>(d[n], weights[part], values.word + 2 * n);
+        }
     }
 }
 

@@ -71,8 +71,8 @@ class attention_bench
         args.n_counters = args.n_tiles * ATTENTION_KV_HEADS;
         counters = card_memory((size_t)args.n_counters * sizeof(uint32_t));
         counters.zero();
-        args.out = out.as<uint16_t>();
-        args.out_stride = args.q_stride = width;
+        args.out = {out.as<uint16_t>(), width, nullptr, 0};
+        args.q_stride = width;
         args.q = q.as<float>();
         args.n_heads = ATTENTION_HEADS;
         args.n_kv_heads = ATTENTION_KV_HEADS;
@@ -113,7 +113,7 @@ class attention_bench
         const std::vector<uint16_t> values = download(kv.as<uint16_t>() + side + from, n);
         const std::vector<float> query = download(args.q + row * (size_t)args.q_stride, ATTENTION_HEAD_DIM);
         const std::vector<uint16_t> got =
-            download(args.out + row * (size_t)args.out_stride, ATTENTION_HEAD_DIM);
+            download(args.out.x + row * (size_t)args.out.stride, ATTENTION_HEAD_DIM);
         std::vector<double> score((size_t)context), sum(ATTENTION_HEAD_DIM, 0.0);
         auto at = [](int32_t p) {
             return (size_t)(p / ATTENTION_KV_BLOCK) * (size_t)BLOCK_STRIDE +

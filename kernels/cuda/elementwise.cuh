@@ -11,18 +11,38 @@
 
 enum { ELEMENTWISE_THREADS = 256 };
 
+/* Columns 2 i and 2 i + 1 of a row, given divided by its scale. */
+SIMT_DEVICE void store_pair(const struct cuda_rows &out, int64_t token, int32_t i, float low, float high)
+{
+    const uint32_t pair = simt_f16_pair(low, high);
+    reinterpret_cast<uint32_t *>(out.x + token * out.stride)[i] = pair;
+    if (out.rest) {
+        reinterpret_cast<uint32_t *>(out.x + (token + out.rest) * out.stride)[i] =
+            simt_f16_pair((low - simt_f16_low(pair)) * X_REST, (high - simt_f16_high(pair)) * X_REST);
+    }
+}
+
+SIMT_DEVICE void store_scale(const struct cuda_rows &out, int64_t token, float scale)
+{
+    if (simt_thread() == 0) {
+        out.scales[token] = scale;
+        if (out.rest) {
+            out.scales[token + out.rest] = scale / X_REST;
+        }
+    }
+}
+
 /* A block a token. Two columns a thread at a time: rows of x are padded to whole tiles, so pairs are whole.
  * The largest value is found with the sum, before it is known what all are multiplied by: some roundings of
  * f32 apart from the largest that is stored, which f16 does not see. */
 SIMT_KERNEL(ELEMENTWISE_THREADS, 1)
-rmsnorm_kernel(uint16_t *x, int64_t x_stride, float *x_scales, const float *h, int64_t h_stride,
-               const float *weight, int32_t n, int32_t n_padded, float eps)
+rmsnorm_kernel(struct cuda_rows out, const float *h, int64_t h_stride, const float *weight, int32_t n,
+               int32_t n_padded, float eps)
 {
     SIMT_SHARED(float, sums, [REDUCE_MAX_WARPS]);
     SIMT_SHARED(uint32_t, maxima, [REDUCE_MAX_WARPS]);
     const int64_t token = simt_block();
     const float *row = h + token * h_stride;
-    uint32_t *out = reinterpret_cast<uint32_t *>(x + token * x_stride);
     simt_dependency_wait();
     float sum = 0;
     uint32_t max = 0;
@@ -37,11 +57,9 @@ rmsnorm_kernel(uint16_t *x, int64_t x_stride, float *x_scales, const float *h, i
     for (int32_t i = 2 * simt_thread(); i < n_padded; i += 2 * simt_n_threads()) {
         const float low = i < n ? row[i] * inverse * weight[i] : 0.0f;
         const float high = i + 1 < n ? row[i + 1] * inverse * weight[i + 1] : 0.0f;
-        out[i / 2] = simt_f16_pair(low * down, high * down);
+        store_pair(out, token, i / 2, low * down, high * down);
     }
-    if (simt_thread() == 0) {
-        x_scales[token] = scale;
-    }
+    store_scale(out, token, scale);
 }
 
 SIMT_DEVICE float silu(float value)
@@ -51,13 +69,12 @@ SIMT_DEVICE float silu(float value)
 
 /* Values are made twice: there is no place for a row of them. */
 SIMT_KERNEL(ELEMENTWISE_THREADS, 1)
-swiglu_kernel(uint16_t *x, int64_t x_stride, float *x_scales, const float *gate, const float *up,
-              int64_t y_stride, int32_t n, int32_t n_padded)
+swiglu_kernel(struct cuda_rows out, const float *gate, const float *up, int64_t y_stride, int32_t n,
+              int32_t n_padded)
 {
     SIMT_SHARED(uint32_t, maxima, [REDUCE_MAX_WARPS]);
     const int64_t token = simt_block();
     const float *g = gate + token * y_stride, *u = up + token * y_stride;
-    uint32_t *out = reinterpret_cast<uint32_t *>(x + token * x_stride);
     simt_dependency_wait();
     uint32_t max = 0;
     for (int32_t i = simt_thread(); i < n; i += simt_n_threads()) {
@@ -68,11 +85,9 @@ swiglu_kernel(uint16_t *x, int64_t x_stride, float *x_scales, const float *gate,
     for (int32_t i = 2 * simt_thread(); i < n_padded; i += 2 * simt_n_threads()) {
         const float low = i < n ? silu(g[i]) * u[i] : 0.0f;
         const float high = i + 1 < n ? silu(g[i + 1]) * u[i + 1] : 0.0f;
-        out[i / 2] = simt_f16_pair(low * down, high * down);
+        store_pair(out, token, i / 2, low * down, high * down);
     }
-    if (simt_thread() == 0) {
-        x_scales[token] = scale;
-    }
+    store_scale(out, token, scale);
 }
 
 SIMT_KERNEL(ELEMENTWISE_THREADS, 1)

@@ -35,15 +35,23 @@ static inline int32_t cuda_padded(int32_t n)
 
 /* -- between the matrices; n_tokens >= 1 rows everywhere -- */
 
-/* x[t][i] * x_scales[t] = h[t][i] / sqrt(mean(h[t]^2) + eps) * weight[i], zeros from n to cuda_padded(n). */
-enum status cuda_rmsnorm(uint16_t *x, int64_t x_stride, float *x_scales, const float *h, int64_t h_stride,
-                         const float *weight, int32_t n, int32_t n_tokens, float eps, void *stream,
-                         struct error *err);
+/* Rows of activations as matrices read them: x[t][i] * scales[t], zeros from their n to cuda_padded(n). With
+ * `rest` not 0, row t + rest of both is what rounding row t to f16 lost, itself rounded: the two add up to
+ * f32's accuracy. */
+struct cuda_rows {
+    uint16_t *x;    /* f16 */
+    int64_t stride; /* elements */
+    float *scales;  /* powers of two, or NULL: all are 1 */
+    int64_t rest;   /* rows */
+};
 
-/* x[t][i] * x_scales[t] = silu(gate[t][i]) * up[t][i], zeros from n to cuda_padded(n); both f32 rows y_stride
- * apart. */
-enum status cuda_swiglu(uint16_t *x, int64_t x_stride, float *x_scales, const float *gate, const float *up,
-                        int64_t y_stride, int32_t n, int32_t n_tokens, void *stream, struct error *err);
+/* out[t][i] = h[t][i] / sqrt(mean(h[t]^2) + eps) * weight[i], with scales. */
+enum status cuda_rmsnorm(const struct cuda_rows *out, const float *h, int64_t h_stride, const float *weight,
+                         int32_t n, int32_t n_tokens, float eps, void *stream, struct error *err);
+
+/* out[t][i] = silu(gate[t][i]) * up[t][i], with scales; both f32 rows y_stride apart. */
+enum status cuda_swiglu(const struct cuda_rows *out, const float *gate, const float *up, int64_t y_stride,
+                        int32_t n, int32_t n_tokens, void *stream, struct error *err);
 
 /* h[t][i] += a * y[t][i]; with y_stride 0 the same row for all: a bias. */
 enum status cuda_axpy(float *h, int64_t h_stride, const float *y, int64_t y_stride, float a, int32_t n,

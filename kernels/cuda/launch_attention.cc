@@ -60,13 +60,17 @@ static enum status check_attention(const struct cuda_attention *args, struct err
             args->n_rows, args->n_tiles, args->max_position, args->block_size, args->sliding_window,
             (double)args->scale);
     }
-    if (args->out_stride < cuda_padded((int32_t)n) || args->out_stride % 8 || (uintptr_t)args->out % 16 ||
+    if (args->out.stride < cuda_padded((int32_t)n) || args->out.stride % 8 || (uintptr_t)args->out.x % 16 ||
         args->q_stride < n) {
         return error_set(
             err, STATUS_INVALID,
             "attention: rows of out and q are %lld and %lld apart, expected at least %d (a multiple "
             "of 8, 16-byte alignment) and %lld",
-            (long long)args->out_stride, (long long)args->q_stride, cuda_padded((int32_t)n), (long long)n);
+            (long long)args->out.stride, (long long)args->q_stride, cuda_padded((int32_t)n), (long long)n);
+    }
+    if (args->out.scales || (args->out.rest && args->out.rest < args->n_rows)) {
+        return error_set(err, STATUS_INVALID, "attention: rests of %d rows from row %lld on, scales %p",
+                         args->n_rows, (long long)args->out.rest, (const void *)args->out.scales);
     }
     if (args->block_stride % 8 || (uintptr_t)args->k % 16 || (uintptr_t)args->v % 16 ||
         (uintptr_t)args->partials % 16) {
@@ -149,13 +153,12 @@ enum status cuda_attention(const struct cuda_attention *args, void *stream, stru
     all.n_splits = args->n_rows * n_splits <= MAX_SPREAD ? (int32_t)n_splits : 1;
     all.limits = args->partials +
                  (int64_t)args->n_rows * args->n_heads * all.n_splits * padded_head_dim(args->head_dim);
-    switch (args->type) {
-    case KV_F32:
-        return start("attention_plain", attention_plain_kernel, (int64_t)args->n_rows * args->n_heads,
-                     PLAIN_THREADS, 0, all, stream, err);
-    case KV_F16:
-        return start_16<true>(all, stream, err);
-    default:
-        return start_16<false>(all, stream, err);
+    if (args->type == KV_F32 || args->out.rest) {
+        return start("attention_plain",
+                     args->type == KV_F32   ? attention_plain_kernel<ANY4_F32>
+                     : args->type == KV_F16 ? attention_plain_kernel<ANY4_F16>
+                                            : attention_plain_kernel<ANY4_BF16>,
+                     (int64_t)args->n_rows * args->n_heads, PLAIN_THREADS, 0, all, stream, err);
     }
+    return args->type == KV_F16 ? start_16<true>(all, stream, err) : start_16<false>(all, stream, err);
 }

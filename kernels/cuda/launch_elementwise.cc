@@ -9,47 +9,53 @@ static struct simt_grid grid_of(const char *name, int32_t n_tokens, void *stream
     return {name, n_tokens, ELEMENTWISE_THREADS, 0, stream};
 }
 
-/* x rows are written in pairs up to their padding. */
-static enum status check_rows(const char *name, const uint16_t *x, int64_t x_stride, int32_t n,
-                              int32_t n_tokens, struct error *err)
+static enum status check_sizes(const char *name, int32_t n, int32_t n_tokens, struct error *err)
 {
-    if (n < 1 || n_tokens < 1) {
-        return error_set(err, STATUS_INVALID, "%s: %d rows of %d", name, n_tokens, n);
-    }
-    if (x && (x_stride < cuda_padded(n) || x_stride % 8 || (uintptr_t)x % 16)) {
+    return n < 1 || n_tokens < 1 ? error_set(err, STATUS_INVALID, "%s: %d rows of %d", name, n_tokens, n)
+                                 : STATUS_OK;
+}
+
+/* Rows are written in pairs up to their padding. */
+static enum status check_rows(const char *name, const struct cuda_rows *out, int32_t n, int32_t n_tokens,
+                              struct error *err)
+{
+    if (out->stride < cuda_padded(n) || out->stride % 8 || (uintptr_t)out->x % 16) {
         return error_set(
             err, STATUS_INVALID,
             "%s: rows of x are %lld apart, expected a multiple of 8, at least %d, and 16-byte alignment",
-            name, (long long)x_stride, cuda_padded(n));
+            name, (long long)out->stride, cuda_padded(n));
     }
-    return STATUS_OK;
+    if (out->rest && out->rest < n_tokens) {
+        return error_set(err, STATUS_INVALID, "%s: rests from row %lld on, within %d rows", name,
+                         (long long)out->rest, n_tokens);
+    }
+    return check_sizes(name, n, n_tokens, err);
 }
 
-enum status cuda_rmsnorm(uint16_t *x, int64_t x_stride, float *x_scales, const float *h, int64_t h_stride,
-                         const float *weight, int32_t n, int32_t n_tokens, float eps, void *stream,
-                         struct error *err)
+enum status cuda_rmsnorm(const struct cuda_rows *out, const float *h, int64_t h_stride, const float *weight,
+                         int32_t n, int32_t n_tokens, float eps, void *stream, struct error *err)
 {
-    enum status status = check_rows("rmsnorm", x, x_stride, n, n_tokens, err);
+    enum status status = check_rows("rmsnorm", out, n, n_tokens, err);
     return status ? status
-                  : launched(simt_launch(grid_of("rmsnorm", n_tokens, stream), rmsnorm_kernel, x, x_stride,
-                                         x_scales, h, h_stride, weight, n, cuda_padded(n), eps),
+                  : launched(simt_launch(grid_of("rmsnorm", n_tokens, stream), rmsnorm_kernel, *out, h,
+                                         h_stride, weight, n, cuda_padded(n), eps),
                              "rmsnorm", err);
 }
 
-enum status cuda_swiglu(uint16_t *x, int64_t x_stride, float *x_scales, const float *gate, const float *up,
-                        int64_t y_stride, int32_t n, int32_t n_tokens, void *stream, struct error *err)
+enum status cuda_swiglu(const struct cuda_rows *out, const float *gate, const float *up, int64_t y_stride,
+                        int32_t n, int32_t n_tokens, void *stream, struct error *err)
 {
-    enum status status = check_rows("swiglu", x, x_stride, n, n_tokens, err);
+    enum status status = check_rows("swiglu", out, n, n_tokens, err);
     return status ? status
-                  : launched(simt_launch(grid_of("swiglu", n_tokens, stream), swiglu_kernel, x, x_stride,
-                                         x_scales, gate, up, y_stride, n, cuda_padded(n)),
+                  : launched(simt_launch(grid_of("swiglu", n_tokens, stream), swiglu_kernel, *out, gate, up,
+                                         y_stride, n, cuda_padded(n)),
                              "swiglu", err);
 }
 
 enum status cuda_axpy(float *h, int64_t h_stride, const float *y, int64_t y_stride, float a, int32_t n,
                       int32_t n_tokens, void *stream, struct error *err)
 {
-    enum status status = check_rows("axpy", nullptr, 0, n, n_tokens, err);
+    enum status status = check_sizes("axpy", n, n_tokens, err);
     return status ? status
                   : launched(simt_launch(grid_of("axpy", n_tokens, stream), axpy_kernel, h, h_stride, y,
                                          y_stride, a, n),
@@ -60,7 +66,7 @@ enum status cuda_embedding(float *h, int64_t h_stride, const void *table, enum a
                            int32_t n_vocab, int32_t n, const int32_t *tokens, int32_t n_tokens, void *stream,
                            struct error *err)
 {
-    enum status status = check_rows("embedding", nullptr, 0, n, n_tokens, err);
+    enum status status = check_sizes("embedding", n, n_tokens, err);
     if (!status && kind != ANY4_F32 && kind != ANY4_F16 && kind != ANY4_BF16) {
         status = error_set(err, STATUS_INVALID, "embedding: kind %d is not f32, f16 or bf16", (int)kind);
     }
@@ -73,7 +79,7 @@ enum status cuda_embedding(float *h, int64_t h_stride, const void *table, enum a
 enum status cuda_rope_kv_append(const struct cuda_rope_append *args, int32_t n_tokens, void *stream,
                                 struct error *err)
 {
-    enum status status = check_rows("rope", nullptr, 0, args->head_dim, n_tokens, err);
+    enum status status = check_sizes("rope", args->head_dim, n_tokens, err);
     if (!status && (args->head_dim % 2 || args->n_kv_heads < 1 || args->n_heads % args->n_kv_heads)) {
         status = error_set(err, STATUS_INVALID, "rope: %d heads, %d KV heads of %d", args->n_heads,
                            args->n_kv_heads, args->head_dim);

@@ -12,6 +12,7 @@ struct shape {
     int32_t head_dim, n_heads, n_kv_heads, block_size, window;
     enum data_kind data;
     uint64_t seed;
+    bool exact = false; /* with rests */
 };
 
 /* Some sequences of N_POSITIONS positions each, all keys and values there; what no position owns is NaN. */
@@ -102,7 +103,8 @@ struct step {
     }
 };
 
-/* The rows' results, out_stride apart. max_position: the bound that the launch is given. */
+/* The rows' results, out_stride apart, and behind them their rests where exact. max_position: the bound that
+ * the launch is given. */
 static std::vector<uint16_t> run(const struct problem &p, const struct step &step, int32_t max_position,
                                  int64_t out_stride, uint64_t seed)
 {
@@ -124,11 +126,11 @@ static std::vector<uint16_t> run(const struct problem &p, const struct step &ste
     device_array<uint8_t> k(p.k), v(p.v);
     device_array<int32_t> positions(step.positions), sequences(step.sequences), tables(p.tables);
     device_array<struct cuda_attention_tile> tiles(step.tiles);
-    device_array<uint16_t> out(std::vector<uint16_t>((size_t)(n_rows * out_stride), 0x7777));
+    device_array<uint16_t> out(
+        std::vector<uint16_t>((size_t)((s.exact ? 2 : 1) * n_rows * out_stride), 0x7777));
     device_array<uint32_t> counters(std::vector<uint32_t>(n_counters, 0));
     struct cuda_attention args = {};
-    args.out = out.data;
-    args.out_stride = out_stride;
+    args.out = {out.data, out_stride, nullptr, s.exact ? n_rows : 0};
     args.q = device_q.data;
     args.q_stride = q_stride;
     args.n_heads = s.n_heads;
@@ -165,25 +167,28 @@ static std::vector<uint16_t> run(const struct problem &p, const struct step &ste
  * sum(weight |v|) / sum(weight) =: m and u = 2^-24. A score in powers of e is off by d: a query is the sum of
  * two numbers of 8 (11) bits, its rest below 2^-16 (2^-22) of it; products are exact and head_dim of them
  * summed in f32; scaling and the argument of exp2 give 4 u |score - max| more. A weight then differs by the
- * factor exp(2 d), maximum included; it has 8 bits (bf16: 2^-8) or 11
- * (f16: 2^-11, or 2^-25 of the unit's largest weight where f16 is subnormal, for each of n keys); exp2f adds
- * 4 u, sums n u, every unit and split 4 u, in numerator and total. Then f16: 2^-11, or 2^-25 below 2^-14, or
- * its end. */
+ * factor exp(2 d), maximum included; it has 8 bits twice (bf16: 2^-16, above
+ * 128 dimensions once) or 11 (f16: 2^-11, or 2^-25 of the unit's largest weight where f16 is subnormal, for
+ * each of n keys); exp2f adds 4 u, sums n u, every unit and split 4 u, in numerator and total. Then f16:
+ * 2^-11, or 2^-25 below 2^-14, or its end. */
 static void check_rows(const struct problem &p, const struct step &step, const std::vector<uint16_t> &out,
                        int64_t out_stride, double *error, double *rounding)
 {
     const struct shape &s = p.shape;
-    const double u = UNIT_ROUNDOFF, query_rest = s.type == KV_BF16 ? 0x1p-16 : s.type == KV_F16 ? 0x1p-22 : 0;
-    const double weight_rest = s.type == KV_BF16 ? 0x1p-8 : s.type == KV_F16 ? 0x1p-11 : 0;
+    const bool f16 = s.type == KV_F16 && !s.exact, bf16 = s.type == KV_BF16 && !s.exact;
+    const double u = UNIT_ROUNDOFF, query_rest = bf16 ? 0x1p-16 : f16 ? 0x1p-22 : 0;
+    const double weight_rest = bf16 && s.head_dim > 128 ? 0x1p-8 : bf16 ? 0x1p-16 : f16 ? 0x1p-11 : 0;
     const int32_t group = s.n_heads / s.n_kv_heads;
     std::vector<double> scores((size_t)p.n_positions);
     std::vector<float> key((size_t)s.head_dim), value(key), expected((size_t)p.q_row());
     for (size_t row = 0; row < step.positions.size(); row++) {
         const int32_t position = step.positions[row], sequence = step.sequences[row];
         const uint16_t *got = out.data() + row * (size_t)out_stride;
+        const uint16_t *rest = s.exact ? got + step.positions.size() * (size_t)out_stride : nullptr;
         for (int64_t i = position < 0 ? 0 : p.q_row(); i < out_stride; i++) {
-            CHECK(got[i] == (i < cuda_padded((int32_t)p.q_row()) ? 0 : 0x7777), "row %zu, element %d is %04x",
-                  row, (int)i, got[i]);
+            const uint16_t behind = i < cuda_padded((int32_t)p.q_row()) ? 0 : 0x7777;
+            CHECK(got[i] == behind && (!rest || rest[i] == behind), "row %zu, element %d is %04x", row,
+                  (int)i, got[i]);
         }
         if (position < 0) {
             continue;
@@ -237,10 +242,10 @@ static void check_rows(const struct problem &p, const struct step &step, const s
             for (int32_t dim = 0; dim < s.head_dim; dim++) {
                 const int32_t at = head * s.head_dim + dim;
                 const double wanted = fmax(-65504, fmin(65504, (double)expected[(size_t)at]));
-                const double value_got = f16_to_f32(got[at]);
-                const double subnormal = s.type == KV_F16 ? n * 0x1p-25 / total : 0;
+                const double value_got = f16_to_f32(got[at]) + (rest ? f16_to_f32(rest[at]) : 0);
+                const double subnormal = f16 ? n * 0x1p-25 / total : 0;
                 const double allowed = 2 * relative * magnitude[(size_t)dim] / total + subnormal +
-                                       fabs(wanted) * 0x1.02p-11 + 0x1p-25;
+                                       fabs(wanted) * (rest ? 0x1p-22 : 0x1.02p-11) + 0x1p-25;
                 const double err = fabs(value_got - wanted);
                 CHECK(err <= allowed,
                       "%s, head_dim %d, %d heads, %d KV heads, blocks of %d, window %d, %s data, seed %d: "
@@ -367,8 +372,7 @@ static void test_refusals(void)
     static int32_t zeros[8];
     static const struct cuda_attention_tile tile = {0, 1};
     struct cuda_attention good = {};
-    good.out = memory;
-    good.out_stride = 128;
+    good.out = {memory, 128, nullptr, 0};
     good.q = floats;
     good.q_stride = 128;
     good.n_heads = 2;
@@ -400,7 +404,9 @@ static void test_refusals(void)
     refused([](struct cuda_attention *a) { a->head_dim = 264; }, "heads of 264");
     refused([](struct cuda_attention *a) { a->n_heads = 3, a->n_kv_heads = 2; }, "3 heads");
     refused([](struct cuda_attention *a) { a->n_tiles = 2; }, "2 tiles");
-    refused([](struct cuda_attention *a) { a->out_stride = 120; }, "at least 128");
+    refused([](struct cuda_attention *a) { a->out.stride = 120; }, "at least 128");
+    refused([](struct cuda_attention *a) { a->out.scales = floats; }, "scales");
+    refused([](struct cuda_attention *a) { a->n_rows = 2, a->out.rest = 1; }, "from row 1");
     refused([](struct cuda_attention *a) { a->q_stride = 127; }, "127");
     refused([](struct cuda_attention *a) { a->block_stride = 260; }, "260");
     refused([](struct cuda_attention *a) { a->n_partials = 100; }, "100 partials");
@@ -415,27 +421,32 @@ int main(void)
     test_refusals();
     test_saturation(KV_BF16);
     test_saturation(KV_F32);
-    double error[3] = {}, rounding[3] = {};
+    double error[6] = {}, rounding[6] = {};
 #ifdef TEST_FEW_SHAPES
     const struct shape shapes[] = {{KV_BF16, 8, 4, 1, 16, 0, DATA_RANDOM, 1},
-                                   {KV_F32, 8, 2, 1, 4, 0, DATA_RANDOM, 2}};
+                                   {KV_F32, 8, 2, 1, 4, 0, DATA_RANDOM, 2},
+                                   {KV_F16, 8, 2, 1, 4, 0, DATA_RANDOM, 3, true}};
     for (const struct shape &s : shapes) {
-        test_shape(s, s.type == KV_F32 ? 140 : 260, 6, &error[s.type], &rounding[s.type]);
+        test_shape(s, s.type == KV_F32 || s.exact ? 140 : 260, 6, &error[s.type + 3 * s.exact],
+                   &rounding[s.type + 3 * s.exact]);
     }
 #else
     const struct shape shapes[] = {
-        {KV_BF16, 64, 4, 1, 32, 0, DATA_RANDOM, 1},   {KV_F16, 64, 8, 1, 16, 0, DATA_RANDOM, 2},
-        {KV_BF16, 128, 2, 2, 32, 0, DATA_EXTREME, 3}, {KV_F16, 128, 4, 1, 32, 0, DATA_EXTREME, 4},
-        {KV_BF16, 8, 8, 4, 3, 0, DATA_RANDOM, 5},     {KV_F16, 80, 3, 1, 8, 100, DATA_RANDOM, 6},
-        {KV_BF16, 96, 7, 1, 1, 300, DATA_RANDOM, 7},  {KV_BF16, 256, 2, 1, 32, 0, DATA_RANDOM, 8},
-        {KV_F16, 16, 17, 1, 32, 33, DATA_RANDOM, 9},  {KV_BF16, 32, 2, 1, 64, 1, DATA_ZERO, 10},
-        {KV_F32, 64, 4, 2, 32, 0, DATA_RANDOM, 11},   {KV_F32, 256, 2, 1, 16, 100, DATA_EXTREME, 12},
+        {KV_BF16, 64, 4, 1, 32, 0, DATA_RANDOM, 1},        {KV_F16, 64, 8, 1, 16, 0, DATA_RANDOM, 2},
+        {KV_BF16, 128, 2, 2, 32, 0, DATA_EXTREME, 3},      {KV_F16, 128, 4, 1, 32, 0, DATA_EXTREME, 4},
+        {KV_BF16, 8, 8, 4, 3, 0, DATA_RANDOM, 5},          {KV_F16, 80, 3, 1, 8, 100, DATA_RANDOM, 6},
+        {KV_BF16, 96, 7, 1, 1, 300, DATA_RANDOM, 7},       {KV_BF16, 256, 2, 1, 32, 0, DATA_RANDOM, 8},
+        {KV_F16, 16, 17, 1, 32, 33, DATA_RANDOM, 9},       {KV_BF16, 32, 2, 1, 64, 1, DATA_ZERO, 10},
+        {KV_F32, 64, 4, 2, 32, 0, DATA_RANDOM, 11},        {KV_F32, 256, 2, 1, 16, 100, DATA_EXTREME, 12},
+        {KV_BF16, 64, 4, 1, 32, 0, DATA_RANDOM, 14, true}, {KV_F16, 80, 3, 1, 8, 100, DATA_EXTREME, 16, true},
+        {KV_F32, 24, 2, 1, 3, 0, DATA_RANDOM, 18, true},
     };
 #ifndef __CUDACC__
     simt_host_loads_reset();
 #endif
     for (const struct shape &s : shapes) {
-        test_shape(s, s.seed % 2 ? 530 : 300, 21, &error[s.type], &rounding[s.type]);
+        test_shape(s, s.seed % 2 ? 530 : 300, 21, &error[s.type + 3 * s.exact],
+                   &rounding[s.type + 3 * s.exact]);
     }
 #ifndef __CUDACC__
     const struct simt_host_loads loads = simt_host_loads_get();
@@ -444,12 +455,12 @@ int main(void)
           (long long)loads.ideal);
 #endif
 #endif
-    for (int32_t type = 0; type < 3; type++) {
+    for (int32_t type = 0; type < 6; type++) {
         if (rounding[type] == 0) {
             continue;
         }
-        fprintf(stderr, "%s: error %.3g of what rounding the result to f16 alone gives\n", TYPE_NAMES[type],
-                sqrt(error[type] / rounding[type]));
+        fprintf(stderr, "%s%s: error %.3g of what rounding the result to f16 alone gives\n",
+                TYPE_NAMES[type % 3], type < 3 ? "" : " exact", sqrt(error[type] / rounding[type]));
     }
     return checks_finish("cuda_attention");
 }

@@ -16,7 +16,7 @@
 #include "tokenizer/tokenizer.h"
 
 enum { MAX_IDS = 256 };
-static const double NLL_TOLERANCE = 1e-3, CLOSE_GAP = 0.02;
+static const double NLL_TOLERANCE = 1e-3, EXACT_NLL_TOLERANCE = 1e-4, CLOSE_GAP = 0.02;
 
 static void require(enum status status, const struct error *err)
 {
@@ -36,7 +36,21 @@ static struct engine_options options_of(const char *folder, enum device_choice d
     return options;
 }
 
-/* BOS and the beginning of a story in the model's own ids. */
+/* BOS and the beginning of a text in the model's own ids: up to MAX_IDS. */
+static int32_t encode(int32_t *ids, const char *folder, const char *text, size_t length)
+{
+    struct tokenizer *tokenizer;
+    struct error err = {0};
+    int32_t *encoded = NULL, n = 0;
+    require(tokenizer_open(&tokenizer, folder, &err), &err);
+    require(tokenizer_encode(tokenizer, text, length, true, &encoded, &n, &err), &err);
+    n = n < MAX_IDS ? n : MAX_IDS;
+    memcpy(ids, encoded, (size_t)n * sizeof *ids);
+    free(encoded);
+    tokenizer_close(tokenizer);
+    return n;
+}
+
 static int32_t story_ids(int32_t *ids, const char *folder)
 {
     static const char text[] =
@@ -45,16 +59,7 @@ static int32_t story_ids(int32_t *ids, const char *folder)
         "she saw a big dog. The dog was sad because it could not find its ball. Lily wanted to help the dog. "
         "They looked under the tree and behind the bench. At last Lily found the ball in the tall grass. The "
         "dog was so happy that it jumped up and down.";
-    struct tokenizer *tokenizer;
-    struct error err = {0};
-    int32_t *encoded = NULL, n = 0;
-    require(tokenizer_open(&tokenizer, folder, &err), &err);
-    require(tokenizer_encode(tokenizer, text, strlen(text), true, &encoded, &n, &err), &err);
-    n = n < MAX_IDS ? n : MAX_IDS;
-    memcpy(ids, encoded, (size_t)n * sizeof *ids);
-    free(encoded);
-    tokenizer_close(tokenizer);
-    return n;
+    return encode(ids, folder, text, strlen(text));
 }
 
 static double row_nll(const float *logits, int32_t n_vocab, int32_t id)
@@ -69,16 +74,12 @@ static double row_nll(const float *logits, int32_t n_vocab, int32_t id)
     return max + log(sum) - (double)logits[id];
 }
 
-static double chunk_nll(const char *folder, enum device_choice device, enum kv_cache_choice kv_type,
-                        bool rotation, const int32_t *ids, int32_t n)
+static double chunk_nll(const struct engine_options *options, const int32_t *ids, int32_t n)
 {
-    struct engine_options options = options_of(folder, device);
-    options.rotation = rotation;
     struct scorer *scorer;
     struct error err = {0};
     double sum = 0;
-    options.kv_type = kv_type;
-    require(scorer_open(&scorer, &options, n, NULL, &err), &err);
+    require(scorer_open(&scorer, options, n, NULL, &err), &err);
     const int32_t n_vocab = scorer_get_info(scorer)->config.vocab_size;
     const float *logits = scorer_step(scorer, 0, ids, n - 1);
     CHECK(logits, "no logits");
@@ -89,20 +90,71 @@ static double chunk_nll(const char *folder, enum device_choice device, enum kv_c
     return sum / (n - 1);
 }
 
-static void check_nll(const char *folder, const int32_t *ids, int32_t n)
+static const char *const kv_names[] = {"auto", "f32", "f16", "bf16"};
+
+/* A row whose activations are f16 rounds some keys and values to the other 16-bit neighbour than the CPU, and
+ * with experts that turns choices that are close, worth some 1e-3 of a chunk: the CPU's own answers move as
+ * much when one of its activations is rounded to f16 (docs/cuda.md). So there only `exact` is held to the
+ * small numbers. */
+static double tolerance_of(const struct engine_options *options)
 {
-    static const enum kv_cache_choice types[] = {KV_CHOICE_BF16, KV_CHOICE_F16, KV_CHOICE_F32};
-    static const char *const names[] = {"bf16", "f16", "f32"};
-    for (int32_t i = 0; i < 3; i++) {
-        const double cpu = chunk_nll(folder, DEVICE_CPU, types[i], false, ids, n);
-        const double cuda = chunk_nll(folder, DEVICE_CUDA, types[i], false, ids, n);
-        printf("%s KV, %d tokens: NLL %.6f on the CPU, %.6f on CUDA's kernels, difference %.1e\n", names[i],
-               n - 1, cpu, cuda, cuda - cpu);
-        CHECK(fabs(cuda - cpu) <= NLL_TOLERANCE, "%s KV: NLL %g against %g", names[i], cuda, cpu);
+    const bool amplifies = strstr(options->model_dir, "mixtral") && options->kv_type != KV_CHOICE_F32;
+    return options->cuda_exact ? EXACT_NLL_TOLERANCE : amplifies ? 5 * NLL_TOLERANCE : NLL_TOLERANCE;
+}
+
+/* The same chunk on the CPU and on CUDA's kernels. */
+static void check_nll(struct engine_options options, const int32_t *ids, int32_t n)
+{
+    const double tolerance = tolerance_of(&options);
+    options.device = DEVICE_CPU;
+    const double cpu = chunk_nll(&options, ids, n);
+    options.device = DEVICE_CUDA;
+    const double cuda = chunk_nll(&options, ids, n);
+    const char *precision = options.cuda_exact ? "exact" : "fast";
+    printf("%s KV, %s, %d tokens: NLL %.6f on the CPU, %.6f on CUDA's kernels, difference %.1e\n",
+           kv_names[options.kv_type], precision, n - 1, cpu, cuda, cuda - cpu);
+    CHECK(fabs(cuda - cpu) <= tolerance, "%s KV, %s: NLL %g against %g", kv_names[options.kv_type], precision,
+          cuda, cpu);
+}
+
+/* A story of ours, in all ways. */
+static void check_story(const char *folder, const int32_t *ids, int32_t n)
+{
+    struct engine_options options = options_of(folder, DEVICE_CPU);
+    for (enum kv_cache_choice type = KV_CHOICE_F32; type <= KV_CHOICE_BF16; type++) {
+        options.kv_type = type;
+        check_nll(options, ids, n);
     }
-    const double cpu = chunk_nll(folder, DEVICE_CPU, KV_CHOICE_F32, true, ids, 24);
-    const double cuda = chunk_nll(folder, DEVICE_CUDA, KV_CHOICE_F32, true, ids, 24);
-    CHECK(fabs(cuda - cpu) <= NLL_TOLERANCE, "rotated: NLL %g against %g", cuda, cpu);
+    options.kv_type = KV_CHOICE_F32;
+    options.rotation = true;
+    check_nll(options, ids, 24);
+}
+
+/* The first chunk of the evaluation text: BOS and 255 ids. */
+static void check_evaluation_text(const char *folder)
+{
+    static char text[1024];
+    char path[4096];
+    int32_t ids[MAX_IDS];
+    if (!fixture_path(path, sizeof path, "text/tinystories-valid.txt")) {
+        return;
+    }
+    FILE *file = fopen(path, "r");
+    const size_t length = file ? fread(text, 1, sizeof text, file) : 0;
+    CHECK(length == sizeof text, "%s: %zu bytes", path, length);
+    if (file) {
+        fclose(file);
+    }
+    const int32_t n = encode(ids, folder, text, length);
+    CHECK(n == MAX_IDS, "%d ids", n);
+    struct engine_options options = options_of(folder, DEVICE_CPU);
+    for (enum kv_cache_choice type = KV_CHOICE_F32; type <= KV_CHOICE_BF16; type++) {
+        options.kv_type = type;
+        options.cuda_exact = true;
+        check_nll(options, ids, n);
+        options.cuda_exact = false;
+        check_nll(options, ids, n);
+    }
 }
 
 /* What one sequence came to. */
@@ -121,11 +173,14 @@ struct question {
     struct answer answer;
 };
 
+enum mode { MODE_DEFAULT, MODE_NOT_INVARIANT, MODE_EXACT };
+
 static struct engine *open_engine(const char *folder, enum device_choice device, int32_t chunk,
-                                  bool batch_invariant)
+                                  enum mode mode)
 {
     struct engine_options options = options_of(folder, device);
-    options.batch_invariant = batch_invariant;
+    options.batch_invariant = mode != MODE_NOT_INVARIANT;
+    options.cuda_exact = mode == MODE_EXACT;
     struct engine *engine;
     struct error err = {0};
     options.max_running = 4;
@@ -166,21 +221,21 @@ static void ask(struct engine *engine, struct question *questions, int32_t n)
 }
 
 /* Without invariance the kernels for one and two tokens are others. */
-static void check_tokens(const char *folder, const int32_t *ids, int32_t n_tokens, bool batch_invariant)
+static void check_tokens(const char *folder, const int32_t *ids, int32_t n_tokens, enum mode mode)
 {
+    static const char *const names[] = {"", ", batch_invariant off", ", exact"};
     struct question cpu = {.ids = ids, .n_ids = 6, .n_wanted = n_tokens, .logprobs = true}, cuda = cpu;
-    struct engine *engine = open_engine(folder, DEVICE_CPU, 64, true);
+    struct engine *engine = open_engine(folder, DEVICE_CPU, 64, MODE_DEFAULT);
     ask(engine, &cpu, 1);
     engine_close(engine);
-    engine = open_engine(folder, DEVICE_CUDA, 64, batch_invariant);
+    engine = open_engine(folder, DEVICE_CUDA, 64, mode);
     ask(engine, &cuda, 1);
     engine_close(engine);
     int32_t at = 0;
     while (at < n_tokens && cpu.answer.gaps[at] >= CLOSE_GAP && cpu.answer.ids[at] == cuda.answer.ids[at]) {
         at++;
     }
-    printf("greedy, batch_invariant %s: %d of %d tokens equal the CPU's", batch_invariant ? "on" : "off", at,
-           n_tokens);
+    printf("greedy%s: %d of %d tokens equal the CPU's", names[mode], at, n_tokens);
     if (at < n_tokens) {
         printf(", then the CPU's best two are %.3f apart", (double)cpu.answer.gaps[at]);
     }
@@ -197,7 +252,7 @@ static bool same(const struct answer *a, const struct answer *b)
 }
 
 /* Three sequences alone and together, in long chunks and in short ones: ids and bits of logprobs. */
-static void check_invariance(const char *folder, const int32_t *ids, int32_t n_tokens)
+static void check_invariance(const char *folder, const int32_t *ids, int32_t n_tokens, enum mode mode)
 {
     struct question alone[] = {
         {.ids = ids, .n_ids = 5, .n_wanted = n_tokens, .logprobs = true},
@@ -207,12 +262,12 @@ static void check_invariance(const char *folder, const int32_t *ids, int32_t n_t
     enum { N = sizeof alone / sizeof alone[0] };
     struct question together[N];
     memcpy(together, alone, sizeof alone);
-    struct engine *engine = open_engine(folder, DEVICE_CUDA, 96, true);
+    struct engine *engine = open_engine(folder, DEVICE_CUDA, 96, mode);
     for (int32_t i = 0; i < N; i++) {
         ask(engine, &alone[i], 1);
     }
     engine_close(engine);
-    engine = open_engine(folder, DEVICE_CUDA, 24, true);
+    engine = open_engine(folder, DEVICE_CUDA, 24, mode);
     ask(engine, together, N);
     engine_close(engine);
     for (int32_t i = 0; i < N; i++) {
@@ -222,7 +277,7 @@ static void check_invariance(const char *folder, const int32_t *ids, int32_t n_t
     /* With the same seed and no logprobs asked for the device draws; with them the host does. */
     struct question host = alone[2], *device = &alone[2];
     host.logprobs = true;
-    engine = open_engine(folder, DEVICE_CUDA, 96, true);
+    engine = open_engine(folder, DEVICE_CUDA, 96, mode);
     ask(engine, &host, 1);
     engine_close(engine);
     CHECK(host.answer.n == device->answer.n &&
@@ -267,10 +322,13 @@ int main(int argc, char **argv)
         return 1;
     }
     check_refusals(folder);
-    check_nll(folder, ids, n_nll);
-    check_tokens(folder, ids, n_tokens, true);
-    check_tokens(folder, ids, n_tokens < 6 ? n_tokens : 6, false);
-    check_invariance(folder, ids, n_tokens < 4 ? n_tokens : 4);
+    check_story(folder, ids, n_nll);
+    check_evaluation_text(folder);
+    check_tokens(folder, ids, n_tokens, MODE_DEFAULT);
+    check_tokens(folder, ids, n_tokens < 6 ? n_tokens : 6, MODE_NOT_INVARIANT);
+    check_tokens(folder, ids, n_tokens < 6 ? n_tokens : 6, MODE_EXACT);
+    check_invariance(folder, ids, n_tokens < 4 ? n_tokens : 4, MODE_DEFAULT);
+    check_invariance(folder, ids, n_tokens < 2 ? n_tokens : 2, MODE_EXACT);
     fprintf(stderr, "forward of %s: %d checks, %d failures\n", argv[1], n_checks, n_failures);
     return n_failures > 0;
 }
