@@ -361,7 +361,8 @@ static void linear(struct step *s, const struct linear *of, float *y, int64_t y_
     if (rows->rest) {
         const struct cuda_rows rests = rests_of(rows);
         product(s, l, s->f->b.rest, of->w.n_rows, &rests, n_tokens);
-        LAUNCH(s, axpy, y, y_stride, s->f->b.rest, of->w.n_rows, 1.0f, of->w.n_rows, n_tokens);
+        LAUNCH(s, axpy, y, y_stride, s->f->b.rest, of->w.n_rows, rows->scales ? 1.0f : 1.0f / CUDA_REST,
+               of->w.n_rows, n_tokens);
     }
     if (l->bias) {
         LAUNCH(s, axpy, y, y_stride, l->bias, 0, 1.0f, of->w.n_rows, n_tokens);

@@ -58,7 +58,7 @@ struct engine_options {
     bool batch_invariant;      /* default true: a token's bits do not depend on the batch; false: the fastest
                                   kernel      for each batch (CUDA; the CPU's kernels are invariant as they are) */
     bool cuda_exact;    /* default false. On CUDA every activation in two f16 and attention in f32: as near
-                           to the CPU as f32 is, at half the speed */
+                           to the CPU as f32 is, slowly */
     int32_t n_threads;  /* 0: physical cores */
     unsigned cpu_flags; /* CPU_ALL: what the processor has */
     enum kv_cache_choice kv_type; /* auto: f32 with quant none, else bf16 */

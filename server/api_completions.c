@@ -111,10 +111,11 @@ static enum exchange_step job_step(struct exchange *x)
 /* A stream is written to as often as the server allows; then a stop string in it is seen an interval late.
  * What nobody sees before the end need not be looked at with every token, but where a stop string may end it.
  *
- * By itself the server sends the streams together EVENTS_PER_THREAD events per second for each thread of the
- * CPU that computes. An event costs those threads some 30 us between them (writing, sending, and that the
- * others wait for the one that it takes the time of), so this bounds it to some hundredths of their time. A
- * card's steps do not wait for events. */
+ * By itself the server has streams send at most EVENTS_PER_THREAD events a second in all for each thread of
+ * the CPU that computes (as long as no tick comes near SHARED_PACE_MAX_NS). An event costs those threads some
+ * 30 us between them (writing, sending, and that the others wait for the one that it takes the time of), so
+ * this bounds it to some hundredths of their time. Streams with stop strings are not held: what the engine
+ * made behind the stop would cost more. A card's steps do not wait for events. */
 static void job_pace(const struct completion_job *job, struct exchange *x)
 {
     const struct completion_request *r = &job->completion->request;
@@ -124,7 +125,7 @@ static void job_pace(const struct completion_job *job, struct exchange *x)
         x->pace_ns = UNSEEN_PACE_NS;
     } else if (interval_ms != CONFIG_AUTO) {
         x->pace_ns = interval_ms * 1000000;
-    } else if (r->stream && !info->device_bytes) {
+    } else if (r->stream && !r->n_stops && !info->device_bytes) {
         x->share_ns = 1000000000 / EVENTS_PER_THREAD / (info->n_threads > 1 ? info->n_threads : 1);
     }
 }

@@ -34,7 +34,7 @@ const struct config_key config_keys[] = {
      "the same bits in every batch; off: on CUDA the fastest kernel for each batch"},
     {"cuda_precision", CONFIG_CHOICE, ENGINE, "fast", 0, 0, "fast|exact", AT(cuda_precision), false,
      "activations on CUDA: fast, f16; exact, in two f16 and with attention in f32: the CPU's answers but for "
-     "f32's roundings, at half the speed"},
+     "f32's roundings, slowly"},
     {"cpu_flags", CONFIG_STRING, QUANTIZER, "all", 0, 0, 0, AT(cpu_flags), false,
      "instruction sets that may be used: all, scalar, or a comma list of avx2, avx512"},
     {"quant", CONFIG_STRING, QUANTIZER, "any4", 0, 0, 0, AT(quant), false,
@@ -133,8 +133,8 @@ const struct config_key config_keys[] = {
      "seconds of silence before a comment is sent on a stream"},
     {"stream_interval_ms", CONFIG_INT, SERVE, "auto", 0, 1000, 0, AT(stream_interval_ms), false,
      "tokens of a stream that come faster than this share an event, sent at the next common tick of so many "
-     "milliseconds; 0: each its own, at once; auto: 0 on a card, on a CPU so that all streams together send "
-     "500 events/s per thread"},
+     "milliseconds; 0: each its own, at once; auto: 0 on a card and with stop strings, on a CPU so that all "
+     "streams together send at most 500 events/s per thread, but each 4 a second"},
     {"max_n", CONFIG_INT, SERVE, "16", 1, 16, 0, AT(max_n), false, "most choices per prompt"},
     {"max_best_of", CONFIG_INT, SERVE, "16", 1, 16, 0, AT(max_best_of), false, "most candidates per prompt"},
     {"max_logprobs", CONFIG_INT, SERVE, "20", 0, 20, 0, AT(max_logprobs), false,

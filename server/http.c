@@ -48,7 +48,7 @@ struct http {
     struct pacer *pacer;
     int32_t port;
     atomic_int n_connections;
-    atomic_int n_streams; /* open ones: their answer has begun */
+    atomic_int n_sharing; /* streams that share what events may cost: news have come since they began */
     atomic_bool closing;  /* requests that become whole now are dropped */
 };
 
@@ -99,12 +99,16 @@ static void lane_add(struct lane *lane, struct exchange *x)
 
 /* Shares are counted in powers of two: ticks of one pace are then ticks of the shorter ones too, and a stream
  * more or less does not move them. */
-static int64_t exchange_pace(const struct exchange *x)
+static int64_t exchange_pace(struct exchange *x)
 {
-    if (!x->share_ns) {
+    if (!x->share_ns || !x->streaming) { /* what there is may be the first text */
         return x->pace_ns;
     }
-    int64_t n_streams = atomic_load(&x->http->n_streams), pace_ns = x->share_ns;
+    if (!x->shares) {
+        x->shares = true;
+        atomic_fetch_add(&x->http->n_sharing, 1);
+    }
+    int64_t n_streams = atomic_load(&x->http->n_sharing), pace_ns = x->share_ns;
     for (int64_t n = 1; n < n_streams && pace_ns <= SHARED_PACE_MAX_NS / 2; n *= 2) {
         pace_ns *= 2;
     }
@@ -113,7 +117,7 @@ static int64_t exchange_pace(const struct exchange *x)
 
 /* Until when news of now wait: all exchanges of one pace for the same tick, which wakes their thread once. 0:
  * not at all, as one that was last seen to longer ago than its pace, or whose news are urgent. */
-static int64_t pace_until(const struct exchange *x)
+static int64_t pace_until(struct exchange *x)
 {
     int64_t pace_ns = x->urgent ? 0 : exchange_pace(x);
     if (!pace_ns) {
@@ -365,8 +369,8 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         x->close_job(x); /* after this the engine does not notify any more */
     }
     pacer_remove(http->pacer, x);
-    if (x->streaming) {
-        atomic_fetch_sub(&http->n_streams, 1);
+    if (x->shares) {
+        atomic_fetch_sub(&http->n_sharing, 1);
     }
     watcher_remove_exchange(http->watcher, x);
     if (peer && atomic_load(&peer->phase) != PEER_CUT) {
@@ -504,7 +508,6 @@ static enum MHD_Result start_stream(struct exchange *x)
 {
     enum { BLOCK_BYTES = 16384 };
     x->streaming = true;
-    atomic_fetch_add(&x->http->n_streams, 1);
     buffer_finish(&x->reply.body);
     x->reply.status = 200;
     x->reply.content_type = "text/event-stream; charset=utf-8";

@@ -61,7 +61,7 @@ struct exchange {
     enum exchange_step (*step)(struct exchange *x); /* again after each notify */
     void (*close_job)(struct exchange *x);
     int64_t pace_ns;    /* news that is not urgent comes no more often than this; 0: at once */
-    int64_t share_ns;   /* instead of it, where not 0: this for each stream that is open */
+    int64_t share_ns;   /* of a stream instead of it, where not 0: this for each of all that send tokens */
     int64_t ping_ns;    /* silence after which ping_due is set; 0: never */
     bool ping_due;      /* for step: clear when served */
     atomic_bool gone;   /* the client left */
@@ -71,9 +71,10 @@ struct exchange {
     bool begun, discard;
     size_t discarded;
     atomic_bool working;  /* the request is complete: a shutdown waits for its answer */
-    pthread_mutex_t lock; /* guards the seven below: "nothing there, so suspend" and "news, so resume" */
+    pthread_mutex_t lock; /* guards the eight below: "nothing there, so suspend" and "news, so resume" */
     bool suspended, signaled, timer_fired;
     bool urgent;       /* of what was signaled */
+    bool shares;       /* is counted in http's n_sharing */
     int64_t served_ns; /* when it was last seen to */
     bool held;         /* the worker has it: not resumed until that is done */
     int64_t wake_at_ns;

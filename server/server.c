@@ -147,8 +147,9 @@ void server_publish(struct server *s, struct engine *engine, struct tokenizer *t
     s->rules.vocab_size = info->config.vocab_size;
     /* Until weights have a hash: what tells one set of answers from another is build, kernels, format and
      * shape. */
-    snprintf(s->system_fingerprint, sizeof s->system_fingerprint, "any4-%s-%.8s-%s-%s", ANY4_VERSION,
-             ANY4_COMMIT, info->kernels, quant_method_name(info->method));
+    snprintf(s->system_fingerprint, sizeof s->system_fingerprint, "any4-%s-%.8s-%s-%s%s", ANY4_VERSION,
+             ANY4_COMMIT, info->kernels, quant_method_name(info->method),
+             info->device_bytes && s->config->cuda_precision ? "-exact" : "");
     atomic_store(&s->ready, true);
 }
 

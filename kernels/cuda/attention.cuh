@@ -491,8 +491,8 @@ template <int TYPE> SIMT_KERNEL(PLAIN_THREADS, 4) attention_plain_kernel(struct 
             const uint32_t pair = saturated_pair(mine, other);
             out[dim / 2] = pair;
             if (call.out.rest) {
-                out[call.out.rest * call.out.stride / 2 + dim / 2] =
-                    saturated_pair(mine - simt_f16_low(pair), other - simt_f16_high(pair));
+                out[call.out.rest * call.out.stride / 2 + dim / 2] = saturated_pair(
+                    (mine - simt_f16_low(pair)) * CUDA_REST, (other - simt_f16_high(pair)) * CUDA_REST);
             }
         }
     }

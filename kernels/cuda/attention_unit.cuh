@@ -266,7 +266,7 @@ SIMT_DEVICE void scores_add(float (*s)[4], const simt_words *q, const simt_words
 
 /* Weights as A fragments of a unit's steps. f16 rounds them less than it does the result; bf16 would be the
  * largest error of the result, so there each is the sum of two (but above 128 dimensions, for which there are
- * not the registers). The total is that of what is multiplied. */
+ * not the registers). Where they are rounded to one, the total is that of the rounded ones. */
 template <bool F16, int HD> struct attention_weights {
     static constexpr int32_t PARTS = F16 || HD > 128 ? 1 : 2;
     uint32_t step[ATTENTION_STEPS][PARTS][4];

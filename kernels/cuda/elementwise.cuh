@@ -18,7 +18,7 @@ SIMT_DEVICE void store_pair(const struct cuda_rows &out, int64_t token, int32_t 
     reinterpret_cast<uint32_t *>(out.x + token * out.stride)[i] = pair;
     if (out.rest) {
         reinterpret_cast<uint32_t *>(out.x + (token + out.rest) * out.stride)[i] =
-            simt_f16_pair((low - simt_f16_low(pair)) * X_REST, (high - simt_f16_high(pair)) * X_REST);
+            simt_f16_pair((low - simt_f16_low(pair)) * CUDA_REST, (high - simt_f16_high(pair)) * CUDA_REST);
     }
 }
 
@@ -27,7 +27,7 @@ SIMT_DEVICE void store_scale(const struct cuda_rows &out, int64_t token, float s
     if (simt_thread() == 0) {
         out.scales[token] = scale;
         if (out.rest) {
-            out.scales[token + out.rest] = scale / X_REST;
+            out.scales[token + out.rest] = scale / CUDA_REST;
         }
     }
 }

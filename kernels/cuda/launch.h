@@ -35,13 +35,16 @@ static inline int32_t cuda_padded(int32_t n)
 
 /* -- between the matrices; n_tokens >= 1 rows everywhere -- */
 
+/* What f16 loses of a value up to 1 is at most 1 / CUDA_REST. */
+#define CUDA_REST 4096.0f
+
 /* Rows of activations as matrices read them: x[t][i] * scales[t], zeros from their n to cuda_padded(n). With
  * `rest` not 0, row t + rest of both is what rounding row t to f16 lost, itself rounded: the two add up to
- * f32's accuracy. */
+ * 22 bits of the row's largest value. Rests of rows without scales are stored times CUDA_REST. */
 struct cuda_rows {
     uint16_t *x;    /* f16 */
     int64_t stride; /* elements */
-    float *scales;  /* powers of two, or NULL: all are 1 */
+    float *scales;  /* powers of two, or NULL: all are 1, those of rests 1 / CUDA_REST */
     int64_t rest;   /* rows */
 };
 

@@ -4,9 +4,6 @@
 
 #include "kernels/cuda/simt.h"
 
-/* What f16 loses of a value up to 1 is at most 1 / X_REST. */
-#define X_REST 4096.0f
-
 SIMT_DEVICE uint32_t magnitude_bits(float value)
 {
     return simt_float_bits(value) & 0x7fffffff; /* in the order of magnitudes, NaN behind infinity */
