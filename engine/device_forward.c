@@ -29,7 +29,6 @@ struct buffers {
     float *y;                     /* (max_rows, dim) */
     float *gate, *up;             /* (max_slots, ffn_dim) */
     struct cuda_rows act;         /* (max_slots, ffn_dim) */
-    float *rest;                  /* what the rests of rows add to a product; NULL without limits.exact */
     float *logits;                /* (max_logits, vocab_size) */
     int32_t *drawn;               /* (max_logits) */
     float *partials;              /* of linears */
@@ -69,14 +68,14 @@ struct device_forward {
                 BUFFER_ALIGNMENT;                                                                            \
     } while (0)
 
-/* Rows as matrices read them, and their rests where exact. */
+/* Rows as matrices read them, in two parts where exact. */
 #define TAKE_ROWS(rows, n, n_cols, with_scales)                                                              \
     do {                                                                                                     \
         (rows).stride = cuda_padded(n_cols);                                                                 \
-        (rows).rest = l->exact ? (n) : 0;                                                                    \
-        TAKE((rows).x, ((n) + (rows).rest) * (rows).stride);                                                 \
+        (rows).parts = l->exact ? 2 : 1;                                                                     \
+        TAKE((rows).x, (n) * (rows).parts * (rows).stride);                                                  \
         if (with_scales) {                                                                                   \
-            TAKE((rows).scales, (n) + (rows).rest);                                                          \
+            TAKE((rows).scales, (n));                                                                        \
         }                                                                                                    \
     } while (0)
 
@@ -95,16 +94,6 @@ static size_t lay_out_inputs(struct step_inputs *in, uintptr_t base, const struc
     return used;
 }
 
-/* The most numbers that a product of a step has. */
-static int64_t most_products(const struct device_forward *f, const struct model_config *c)
-{
-    const int64_t rows = f->limits.max_rows, slots = rows * f->n_slots_a_row;
-    const int64_t logits = (int64_t)f->limits.max_logits * c->vocab_size;
-    const int32_t q_dim = c->n_heads * c->head_dim, wider = c->dim > c->ffn_dim ? c->dim : c->ffn_dim;
-    int64_t most = rows * q_dim > slots * wider ? rows * q_dim : slots * wider;
-    return logits > most ? logits : most;
-}
-
 static size_t lay_out(struct device_forward *f, uintptr_t base, const struct model_config *c)
 {
     const struct device_limits *l = &f->limits;
@@ -121,9 +110,6 @@ static size_t lay_out(struct device_forward *f, uintptr_t base, const struct mod
     TAKE(b->gate, slots * c->ffn_dim);
     TAKE(b->up, slots * c->ffn_dim);
     TAKE_ROWS(b->act, slots, c->ffn_dim, true);
-    if (l->exact) {
-        TAKE(b->rest, most_products(f, c));
-    }
     TAKE(b->logits, (int64_t)l->max_logits * c->vocab_size);
     TAKE(b->drawn, l->max_logits);
     TAKE(b->partials, cuda_partials(f->workspace.n_blocks, f->workspace.max_tokens));
@@ -322,47 +308,24 @@ struct step {
         }                                                                                                    \
     } while (0)
 
-/* y = W rows. */
-static void product(struct step *s, const struct device_linear *l, float *y, int64_t y_stride,
-                    const struct cuda_rows *rows, int32_t n_tokens)
-{
-    const struct device_limits *limits = &s->f->limits;
-    if (!l->tiled) {
-        LAUNCH(s, linear_any, y, y_stride, &l->any, rows->x, rows->stride, rows->scales, n_tokens);
-        return;
-    }
-    struct cuda_linear args = {.w = &l->any4,
-                               .y = y,
-                               .y_stride = y_stride,
-                               .x = rows->x,
-                               .x_stride = rows->stride,
-                               .x_scales = rows->scales,
-                               .n_tokens = n_tokens,
-                               .workspace = &s->f->workspace,
-                               .stream = s->stream};
-    if (!s->status) {
-        s->status = s->k->any4_linear(&args, limits->batch_invariant || limits->exact, s->err);
-    }
-}
-
-static struct cuda_rows rests_of(const struct cuda_rows *rows)
-{
-    return (struct cuda_rows){.x = rows->x + rows->rest * rows->stride,
-                              .stride = rows->stride,
-                              .scales = rows->scales ? rows->scales + rows->rest : NULL};
-}
-
 /* y = W rows + bias. */
 static void linear(struct step *s, const struct linear *of, float *y, int64_t y_stride,
                    const struct cuda_rows *rows, int32_t n_tokens)
 {
     const struct device_linear *l = device_weights_linear(s->f->weights, of);
-    product(s, l, y, y_stride, rows, n_tokens);
-    if (rows->rest) {
-        const struct cuda_rows rests = rests_of(rows);
-        product(s, l, s->f->b.rest, of->w.n_rows, &rests, n_tokens);
-        LAUNCH(s, axpy, y, y_stride, s->f->b.rest, of->w.n_rows, rows->scales ? 1.0f : 1.0f / CUDA_REST,
-               of->w.n_rows, n_tokens);
+    if (l->tiled) {
+        const struct cuda_linear args = {.w = &l->any4,
+                                         .y = y,
+                                         .y_stride = y_stride,
+                                         .x = *rows,
+                                         .n_tokens = n_tokens,
+                                         .workspace = &s->f->workspace,
+                                         .stream = s->stream};
+        if (!s->status) {
+            s->status = s->k->any4_linear(&args, s->f->limits.batch_invariant, s->err);
+        }
+    } else {
+        LAUNCH(s, linear_any, y, y_stride, &l->any, rows, n_tokens);
     }
     if (l->bias) {
         LAUNCH(s, axpy, y, y_stride, l->bias, 0, 1.0f, of->w.n_rows, n_tokens);
@@ -439,29 +402,18 @@ static void dense_ffn(struct step *s, const struct layer *layer)
 }
 
 /* Every slot's expert times its row: one launch. */
-static void grouped_product(struct step *s, const struct device_experts *experts, float *y, int64_t y_stride,
-                            const struct cuda_rows *rows, const int32_t *slot_row)
+static void grouped(struct step *s, const struct device_experts *experts, float *y, int64_t y_stride,
+                    const struct cuda_rows *rows, const int32_t *slot_row)
 {
     const struct device_linear *first = experts->first;
     const int32_t n_experts = s->f->model->config.n_experts, n_slots = s->n_rows * s->f->n_slots_a_row;
     const int32_t *expert_begin = s->f->b.moe.expert_begin;
     if (first->tiled) {
-        LAUNCH(s, any4_grouped, y, y_stride, experts->list, &first->any4, n_experts, rows->x, rows->stride,
-               rows->scales, slot_row, expert_begin, n_slots);
+        LAUNCH(s, any4_grouped, y, y_stride, experts->list, &first->any4, n_experts, rows, slot_row,
+               expert_begin, n_slots);
     } else {
-        LAUNCH(s, linear_any_grouped, y, y_stride, experts->list, &first->any, n_experts, rows->x,
-               rows->stride, rows->scales, slot_row, expert_begin);
-    }
-}
-
-static void grouped(struct step *s, const struct device_experts *experts, float *y, int32_t n,
-                    const struct cuda_rows *rows, const int32_t *slot_row)
-{
-    grouped_product(s, experts, y, n, rows, slot_row);
-    if (rows->rest) {
-        const struct cuda_rows rests = rests_of(rows);
-        grouped_product(s, experts, s->f->b.rest, n, &rests, slot_row);
-        LAUNCH(s, axpy, y, n, s->f->b.rest, n, 1.0f, n, s->n_rows * s->f->n_slots_a_row);
+        LAUNCH(s, linear_any_grouped, y, y_stride, experts->list, &first->any, n_experts, rows, slot_row,
+               expert_begin);
     }
 }
 

@@ -325,6 +325,7 @@ static void fill_info(struct engine *e, const struct engine_plan *plan)
     info->kv_bytes = e->kv.memory_bytes;
     info->kernels = e->device ? e->device->k.name : e->kernels.name;
     info->device = e->device ? e->device->card.name : "cpu";
+    info->cuda_exact = e->device && memory_plan_exact(&e->options, &info->config);
     info->device_bytes =
         plan->on_device ? plan->device_weights_bytes + plan->step_bytes + e->kv.memory_bytes : 0;
     info->n_threads = thread_pool_n_threads(e->pool);
@@ -344,7 +345,7 @@ static enum status start_step(struct engine *e, const struct engine_plan *plan, 
                                              .max_sequences = e->options.max_running,
                                              .n_positions = plan->max_model_len,
                                              .batch_invariant = e->options.batch_invariant,
-                                             .exact = e->options.cuda_exact};
+                                             .exact = memory_plan_exact(&e->options, config)};
         e->draws = calloc((size_t)max_logits, sizeof *e->draws);
         status = e->draws ? kv_cache_init_blocks(&e->kv, config, kv_type, n_blocks, err)
                           : error_set(err, STATUS_NO_MEMORY, "engine: out of memory");

@@ -30,6 +30,10 @@ enum quant_report_level { QUANT_REPORT_OFF, QUANT_REPORT_SUMMARY, QUANT_REPORT_F
 
 enum device_choice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
+/* Activations on CUDA: fast, in f16; exact, each the sum of two f16, as near to the CPU's f32 as roundings of
+ * sums. Auto: exact for models with experts, whose routers make other experts of a rounding. */
+enum cuda_precision { CUDA_PRECISION_AUTO, CUDA_PRECISION_FAST, CUDA_PRECISION_EXACT };
+
 /* Whatever here changes quantized bits is part of the key of cached models: engine/model_cache.c. */
 struct engine_options {
     const char *model_dir;
@@ -57,17 +61,16 @@ struct engine_options {
     int32_t device_index;      /* of DEVICE_CUDA, and of auto: 0 */
     bool batch_invariant;      /* default true: a token's bits do not depend on the batch; false: the fastest
                                   kernel      for each batch (CUDA; the CPU's kernels are invariant as they are) */
-    bool cuda_exact;    /* default false. On CUDA every activation in two f16 and attention in f32: as near
-                           to the CPU as f32 is, slowly */
-    int32_t n_threads;  /* 0: physical cores */
-    unsigned cpu_flags; /* CPU_ALL: what the processor has */
-    enum kv_cache_choice kv_type; /* auto: f32 with quant none, else bf16 */
-    int32_t max_model_len;        /* 0: from the model's config */
-    int32_t max_running;          /* sequences in a batch, default 32 */
-    int32_t max_queue;            /* waiting requests, default 256 */
-    int32_t prefill_chunk;        /* tokens per step, default 512 */
-    size_t max_memory;            /* bytes, of the device where there is one; 0: what is free */
-    int64_t kv_cache_tokens;      /* room in the KV cache; 0: by the memory plan */
+    enum cuda_precision cuda_precision; /* default auto */
+    int32_t n_threads;                  /* 0: physical cores */
+    unsigned cpu_flags;                 /* CPU_ALL: what the processor has */
+    enum kv_cache_choice kv_type;       /* auto: f32 with quant none, else bf16 */
+    int32_t max_model_len;              /* 0: from the model's config */
+    int32_t max_running;                /* sequences in a batch, default 32 */
+    int32_t max_queue;                  /* waiting requests, default 256 */
+    int32_t prefill_chunk;              /* tokens per step, default 512 */
+    size_t max_memory;                  /* bytes, of the device where there is one; 0: what is free */
+    int64_t kv_cache_tokens;            /* room in the KV cache; 0: by the memory plan */
     bool show_progress;
 };
 void engine_options_init(struct engine_options *options);
@@ -184,6 +187,7 @@ struct engine_info {
     const char *kernels;
     const char *device;  /* "cpu" or the card's name */
     size_t device_bytes; /* of its memory: weights, step, KV cache; 0: the CPU */
+    bool cuda_exact;     /* on a device whose activations are in two parts */
     int32_t n_threads;
     double bits_per_weight; /* of the quantized linears: codes, scales, zeros, tables, padding; of all as
                              * stored when none is quantized */

@@ -48,7 +48,8 @@ struct device_limits {
     int32_t max_rows, max_logits;
     int32_t max_sequences;
     int32_t n_positions; /* of the longest sequence */
-    bool batch_invariant, exact;
+    bool batch_invariant;
+    bool exact; /* activations in two parts */
 };
 
 /* The same on a CUDA device: copies the model there. kv: kv_cache_init_blocks. */

@@ -34,6 +34,13 @@ enum kv_type memory_plan_kv_type(const struct engine_options *options)
     return options->quant.method == QUANT_NONE ? KV_F32 : KV_BF16;
 }
 
+/* Activations on a device in two parts. */
+bool memory_plan_exact(const struct engine_options *options, const struct model_config *config)
+{
+    return options->cuda_precision == CUDA_PRECISION_EXACT ||
+           (options->cuda_precision == CUDA_PRECISION_AUTO && config->n_experts);
+}
+
 int32_t memory_plan_rows(const struct engine_options *options)
 {
     return options->prefill_chunk > options->max_running ? options->prefill_chunk : options->max_running;
@@ -130,7 +137,7 @@ static enum status plan_device(struct engine_plan *p, const struct model *model,
                                    .max_sequences = options->max_running,
                                    .n_positions = p->max_model_len,
                                    .batch_invariant = options->batch_invariant,
-                                   .exact = options->cuda_exact};
+                                   .exact = memory_plan_exact(options, config)};
     size_t staging = 0;
     if (config->n_experts && options->bits_per_weight > 0) {
         return error_set(err, STATUS_INVALID,

@@ -17,6 +17,7 @@ enum status memory_plan_on(struct engine_plan *out, struct device **device, cons
                            const struct engine_options *options, struct error *err);
 
 enum kv_type memory_plan_kv_type(const struct engine_options *options);
+bool memory_plan_exact(const struct engine_options *options, const struct model_config *config);
 int32_t memory_plan_rows(const struct engine_options *options); /* of the largest step */
 int32_t memory_plan_logits(const struct engine_options *options, const struct model_config *config);
 

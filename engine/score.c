@@ -41,7 +41,7 @@ static enum status start(struct scorer *s, struct thread_pool *pool, const struc
                                              .max_sequences = 1,
                                              .n_positions = s->max_ids,
                                              .batch_invariant = options->batch_invariant,
-                                             .exact = options->cuda_exact};
+                                             .exact = memory_plan_exact(options, config)};
         status = kv_cache_init_blocks(&s->kv, config, s->info.kv_type, n_blocks, err);
         status = status ? status
                         : forward_open_device(&s->forward, s->model, s->device, &s->kv, pool, &limits, err);

@@ -49,13 +49,13 @@ static void *load_model(void *context)
         const struct engine_info *info = engine_get_info(loader->engine);
         double seconds = (double)(clock_now_ns() - loader->server->start_ns) * 1e-9;
         server_publish(loader->server, loader->engine, loader->tokenizer, seconds);
-        log_info("ready: %s, %" PRId64
-                 " parameters, %s, %.3f bits per weight, weights %.1f MiB, KV %.1f MiB, "
-                 "context %d, kernels %s on %s, %d threads, chat template %s, loaded in %.2f s",
-                 loader->server->model_names.parts[0], info->n_params, quant_method_name(info->method),
-                 info->bits_per_weight, (double)info->weights_bytes / 1048576,
-                 (double)info->kv_bytes / 1048576, (int)info->max_model_len, info->kernels, info->device,
-                 (int)info->n_threads, chat_template_name(*template), seconds);
+        log_info(
+            "ready: %s, %" PRId64 " parameters, %s, %.3f bits per weight, weights %.1f MiB, KV %.1f MiB, "
+            "context %d, kernels %s on %s%s, %d threads, chat template %s, loaded in %.2f s",
+            loader->server->model_names.parts[0], info->n_params, quant_method_name(info->method),
+            info->bits_per_weight, (double)info->weights_bytes / 1048576, (double)info->kv_bytes / 1048576,
+            (int)info->max_model_len, info->kernels, info->device, info->cuda_exact ? ", exact" : "",
+            (int)info->n_threads, chat_template_name(*template), seconds);
         if (*template == CHAT_TEMPLATE_UNKNOWN) {
             log_warning("the model's chat template is not supported: /v1/chat/completions answers 400");
         }

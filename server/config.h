@@ -78,7 +78,7 @@ struct config {
     const char *cors_origin, *allowed_host;
     const char *device;
     bool batch_invariant;
-    int32_t cuda_precision; /* 0 fast, 1 exact */
+    int32_t cuda_precision; /* enum cuda_precision */
     const char *quant, *quant_skip, *cpu_flags, *calib, *quant_cache;
     bool verify_cache;
     int32_t group_size, kv_cache_type, quant_report, quant_weighting;

@@ -148,8 +148,7 @@ void server_publish(struct server *s, struct engine *engine, struct tokenizer *t
     /* Until weights have a hash: what tells one set of answers from another is build, kernels, format and
      * shape. */
     snprintf(s->system_fingerprint, sizeof s->system_fingerprint, "any4-%s-%.8s-%s-%s%s", ANY4_VERSION,
-             ANY4_COMMIT, info->kernels, quant_method_name(info->method),
-             info->device_bytes && s->config->cuda_precision ? "-exact" : "");
+             ANY4_COMMIT, info->kernels, quant_method_name(info->method), info->cuda_exact ? "-exact" : "");
     atomic_store(&s->ready, true);
 }
 
@@ -208,7 +207,7 @@ enum status server_engine_options(struct engine_options *out, const struct confi
         return status;
     }
     out->batch_invariant = config->batch_invariant;
-    out->cuda_exact = config->cuda_precision == 1;
+    out->cuda_precision = (enum cuda_precision)config->cuda_precision;
     out->quant.weighting = (enum quant_weighting)config->quant_weighting;
     if (out->quant.method == QUANT_NONE && (config->calib || out->quant.weighting)) {
         return error_set(err, STATUS_INVALID, "%s is set, but quant none has nothing to calibrate",

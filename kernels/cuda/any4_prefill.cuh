@@ -19,8 +19,9 @@ struct prefill_args {
     float *y;
     int64_t y_stride;
     const uint16_t *x;
-    int32_t x_stride, n_tokens;
+    int32_t x_stride, n_tokens; /* rows of x: `parts` make a token of y */
     const float *x_scales;
+    int32_t parts;
     int32_t n_stripes; /* the blocks of any4_gemm_kernel */
 };
 
@@ -85,8 +86,14 @@ struct prefill_out {
     int64_t y_stride;
     const float *x_scales;
     const int32_t *slot_row; /* or NULL */
-    int32_t first;
+    int32_t first;           /* counted in parts, as a block's tokens are */
+    int32_t parts;
 };
+
+SIMT_DEVICE void prefill_store(const struct prefill_out &out, int32_t token, int64_t row, float sum)
+{
+    out.y[(int64_t)token * out.y_stride + row] = x_scale_of_slot(out.x_scales, out.slot_row, token) * sum;
+}
 
 /* y of a block's rows and of n_here tokens, cut as n_stripes blocks of any4_gemm_kernel cut. ONE_STRIPE:
  * n_stripes is 1; the one segment's sum is then the total. `memory` is free behind the next barrier. */
@@ -181,17 +188,25 @@ SIMT_DEVICE void prefill_product(uint8_t *memory, const struct cuda_any4 &w, int
             prefill_next_split(cuts);
         }
     }
-    SIMT_UNROLL
+    SIMT_UNROLL_BY(1) /* for the registers */
     for (int32_t n = 0; n < N_TILES; n++) {
         SIMT_UNROLL
-        for (int32_t i = 0; i < 4; i++) {
-            const int32_t token = n * 8 + 2 * t + i % 2;
-            const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g + i / 2 * 8;
-            if (token < n_here && row < w.n_rows) {
-                float total = totals[(n * 4 + i) * PREFILL_THREADS];
-                total = INT8 ? w.row_scales[row] * total : total;
-                out.y[(int64_t)(out.first + token) * out.y_stride + row] =
-                    x_scale_of_slot(out.x_scales, out.slot_row, out.first + token) * total;
+        for (int32_t i = 0; i < 2; i++) {
+            const int32_t token = n * 8 + 2 * t; /* and the next, which may be its second part */
+            const int64_t row = (int64_t)row_block * BLOCK_ROWS + half * 16 + g + i * 8;
+            if (token >= n_here || row >= w.n_rows) {
+                continue;
+            }
+            const float row_scale = INT8 ? w.row_scales[row] : 1.0f;
+            const float *at = totals + (n * 4 + i * 2) * PREFILL_THREADS;
+            const float sum = at[0], next_sum = at[PREFILL_THREADS];
+            if (out.parts == 2) {
+                prefill_store(out, (out.first + token) / 2, row, row_scale * x_parts_sum(sum, next_sum));
+            } else {
+                prefill_store(out, out.first + token, row, row_scale * sum);
+                if (token + 1 < n_here) {
+                    prefill_store(out, out.first + token + 1, row, row_scale * next_sum);
+                }
             }
         }
     }
@@ -208,9 +223,9 @@ any4_prefill_kernel(struct prefill_args args)
     const int32_t token = simt_block() % n_token_tiles * TOKENS;
     const int32_t n_here = args.n_tokens - token < TOKENS ? args.n_tokens - token : TOKENS;
     const struct prefill_rows rows = {args.x + (int64_t)token * args.x_stride, args.x_stride};
-    prefill_product<GROUP, N_TILES, INT8, false>(memory, args.w, simt_block() / n_token_tiles, rows, n_here,
-                                                 args.n_stripes,
-                                                 {args.y, args.y_stride, args.x_scales, nullptr, token});
+    prefill_product<GROUP, N_TILES, INT8, false>(
+        memory, args.w, simt_block() / n_token_tiles, rows, n_here, args.n_stripes,
+        {args.y, args.y_stride, args.x_scales, nullptr, token, args.parts});
 }
 
 #endif

@@ -22,8 +22,9 @@ struct any4_args {
     int64_t y_stride;
     const uint16_t *x;
     int32_t x_stride; /* 32 bits reach all tokens of a launch */
-    int32_t n_tokens;
+    int32_t n_tokens; /* rows of x: `parts` make a token of y */
     const float *x_scales;
+    int32_t parts;
     float *partials; /* two slots a block of (tokens, BLOCK_ROWS) */
     uint32_t *counters;
 };
@@ -125,6 +126,21 @@ SIMT_DEVICE uint32_t pair_of_bytes(uint32_t bytes, uint32_t selector)
 
 /* -- blocks that share rows -- */
 
+/* The sums of the blocks [first, last] for number i of (tokens, BLOCK_ROWS), in their order. */
+SIMT_DEVICE float segment_partials(const struct any4_args &args, int32_t row_block, int32_t n_units,
+                                   int32_t first, int32_t last, int32_t i)
+{
+    const int64_t slot_size = (int64_t)args.n_tokens * BLOCK_ROWS;
+    float sum = 0;
+    for (int32_t block = first; block <= last; block++) {
+        const int64_t slot =
+            (int64_t)block * 2 +
+            (stripe_begin(block, n_units, simt_n_blocks()) / args.w.n_tile_cols == row_block ? 0 : 1);
+        sum += args.partials[slot * slot_size + i];
+    }
+    return sum;
+}
+
 /* Stores a block's sums of a segment: sum(token, row) in shared memory at sums[token * stride + row], already
  * whole but for the scales of row and token. A row block of one block is done with that; else the sums go to
  * a slot of the block's and the last one to come adds up all of them in order. Called by all threads, behind
@@ -155,19 +171,20 @@ SIMT_DEVICE void segment_finish(const struct any4_args &args, int32_t row_block,
             return;
         }
     }
-    for (int32_t i = simt_thread(); i < args.n_tokens * BLOCK_ROWS; i += simt_n_threads()) {
-        const int32_t token = i / BLOCK_ROWS, row = i % BLOCK_ROWS;
+    const bool two = args.parts == 2;
+    for (int32_t i = simt_thread(); i < args.n_tokens / args.parts * BLOCK_ROWS; i += simt_n_threads()) {
+        const int32_t token = i / BLOCK_ROWS, row = i % BLOCK_ROWS, part = token * args.parts;
         const int64_t out = (int64_t)row_block * BLOCK_ROWS + row;
-        float sum = 0;
+        float sum, rest = 0;
         if (first == last) {
-            sum = sums[token * stride + row];
+            sum = sums[part * stride + row];
+            rest = two ? sums[(part + 1) * stride + row] : 0.0f;
+        } else {
+            const int32_t at = part * BLOCK_ROWS + row;
+            sum = segment_partials(args, row_block, n_units, first, last, at);
+            rest = two ? segment_partials(args, row_block, n_units, first, last, at + BLOCK_ROWS) : 0.0f;
         }
-        for (int32_t block = first; first != last && block <= last; block++) {
-            const int64_t slot =
-                block * 2 +
-                (stripe_begin(block, n_units, simt_n_blocks()) / w.n_tile_cols == row_block ? 0 : 1);
-            sum += args.partials[slot * slot_size + i];
-        }
+        sum = two ? x_parts_sum(sum, rest) : sum;
         if (out < w.n_rows) {
             sum = w.kind == ANY4_LUT_INT8 ? w.row_scales[out] * sum : sum;
             args.y[token * args.y_stride + out] = x_scale_at(args.x_scales, token) * sum;

@@ -18,8 +18,9 @@ enum {
 };
 
 /* Sizes of what lies in dynamic shared memory: the queries, then two stages or a narrow block's sums. */
-template <int HD> struct attention_sizes {
-    static constexpr int32_t QUERIES = ATTENTION_ROWS * HD * 4 / 16; /* 16 rows in two parts; 16-byte words */
+template <class K> struct attention_sizes {
+    static constexpr int32_t HD = K::HD;
+    static constexpr int32_t QUERIES = ATTENTION_ROWS * HD * K::QUERY_PARTS * 2 / 16; /* 16-byte words */
     static constexpr int32_t STAGE = ATTENTION_UNIT * HD * 2 / 16;
     /* Floats between two rows of sums: what a half-warp writes of four rows meets all banks once. */
     static constexpr int32_t SUMS_STRIDE = HD + 8;
@@ -28,8 +29,8 @@ template <int HD> struct attention_sizes {
     static constexpr int32_t NARROW_BLOCKS = HD <= 64 ? 3 : 2; /* on a processor */
     /* Above 128 dimensions two warps take the same rows and half of the dimensions of values each: there are
      * neither the registers nor, on some cards, the shared memory for twice the sums and queries. */
-    static constexpr int32_t PARTS = HD <= 128 ? 1 : 2;
-    static constexpr int32_t WIDE_TILES = WIDE_WARPS / PARTS; /* of 16 rows */
+    static constexpr int32_t SHARERS = HD <= 128 ? 1 : 2;
+    static constexpr int32_t WIDE_TILES = WIDE_WARPS / SHARERS; /* of 16 rows */
     static constexpr int32_t WIDE = WIDE_TILES * QUERIES + 2 * STAGE;
 };
 
@@ -67,21 +68,22 @@ template <int HD> SIMT_DEVICE void narrow_empty(narrow_sums<HD> &sums)
 
 /* A warp's unit of a split, stages of 16 keys of which are the warp's own: all keys, then all values. Its
  * sums and limits go to shared memory, in place of the stages. */
-template <bool F16, int HD>
+template <class K>
 SIMT_DEVICE void narrow_unit(simt_words *stages, float *sums, float *limits, const simt_words *q,
                              const float *factors, const int64_t *offsets, const struct attention_args &args,
                              const attention_tile &tile, int32_t key)
 {
+    constexpr int32_t HD = K::HD;
     const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4, row = simt_warp() * 16;
     float s[8][4] = {}, d[HD / 8][4] = {};
-    attention_weights<F16, HD> weights;
+    attention_weights<K> weights;
     attention_limits unit;
     stage_copy<HD>(stages + row * (HD / 8), args.call.k, offsets, 16, args.call.head_dim, lane, SIMT_WARP);
     SIMT_UNROLL
     for (int32_t i = 0; i < 2 * ATTENTION_STEPS; i++) {
-        const simt_words *stage = stages + i % 2 * attention_sizes<HD>::STAGE;
+        const simt_words *stage = stages + i % 2 * attention_sizes<K>::STAGE;
         if (i + 1 < 2 * ATTENTION_STEPS) {
-            simt_words *next = stages + (i + 1) % 2 * attention_sizes<HD>::STAGE + row * (HD / 8);
+            simt_words *next = stages + (i + 1) % 2 * attention_sizes<K>::STAGE + row * (HD / 8);
             stage_copy<HD>(next, i + 1 < ATTENTION_STEPS ? args.call.k : args.call.v,
                            offsets + (i + 1) % ATTENTION_STEPS * 16, 16, args.call.head_dim, lane, SIMT_WARP);
             simt_copy_wait<1>();
@@ -90,11 +92,11 @@ SIMT_DEVICE void narrow_unit(simt_words *stages, float *sums, float *limits, con
         }
         simt_warp_barrier(); /* this stage is there */
         if (i < ATTENTION_STEPS) {
-            scores_add<F16, HD, 2>(s + 2 * i, q, stage, row);
+            scores_add<K, 2>(s + 2 * i, q, stage, row);
         } else {
             SIMT_UNROLL
             for (int32_t pair = 0; pair < HD / 16; pair++) {
-                values_add<F16, HD>(d + 2 * pair, weights.step[i - ATTENTION_STEPS], stage, row, pair);
+                values_add<K>(d + 2 * pair, weights.step[i - ATTENTION_STEPS], stage, row, pair);
             }
         }
         simt_warp_barrier(); /* and may be overwritten */
@@ -103,7 +105,7 @@ SIMT_DEVICE void narrow_unit(simt_words *stages, float *sums, float *limits, con
             const int32_t last[2] = {tile.position + tokens[0], tile.position + tokens[1]};
             const int32_t first[2] = {first_key(args, last[0]), first_key(args, last[1])};
             const float factor[2] = {factors[g], factors[g + 8]};
-            unit_softmax<F16, HD>(weights, unit, s, factor, first, last, key);
+            unit_softmax<K>(weights, unit, s, factor, first, last, key);
         }
     }
     simt_barrier(); /* everybody has done with the stages */
@@ -116,17 +118,18 @@ SIMT_DEVICE void narrow_unit(simt_words *stages, float *sums, float *limits, con
         }
         SIMT_UNROLL
         for (int32_t n = 0; n < HD / 8; n++) {
-            float *to = sums + at * attention_sizes<HD>::SUMS_STRIDE + 8 * n + 2 * t;
+            float *to = sums + at * attention_sizes<K>::SUMS_STRIDE + 8 * n + 2 * t;
             to[0] = d[n][2 * i];
             to[1] = d[n][2 * i + 1];
         }
     }
 }
 
-template <bool F16, int HD>
-SIMT_KERNEL(NARROW_THREADS, attention_sizes<HD>::NARROW_BLOCKS)
+template <class K>
+SIMT_KERNEL(NARROW_THREADS, attention_sizes<K>::NARROW_BLOCKS)
 attention_narrow_kernel(struct attention_args args)
 {
+    constexpr int32_t HD = K::HD;
     SIMT_DYNAMIC_SHARED(memory);
     SIMT_SHARED(int64_t, offsets, [CUDA_ATTENTION_SPLIT]);
     SIMT_SHARED(float, factors, [ATTENTION_ROWS]);
@@ -134,7 +137,7 @@ attention_narrow_kernel(struct attention_args args)
     SIMT_SHARED(float, limits, [NARROW_WARPS * ATTENTION_ROWS * 2]);
     SIMT_SHARED(uint32_t, is_last, [1]);
     simt_words *q = reinterpret_cast<simt_words *>(memory);
-    simt_words *stages = q + attention_sizes<HD>::QUERIES;
+    simt_words *stages = q + attention_sizes<K>::QUERIES;
     float *unit_sums = reinterpret_cast<float *>(stages);
     simt_dependency_wait();
     const int32_t kv_head = simt_block() % args.call.n_kv_heads, rest = simt_block() / args.call.n_kv_heads;
@@ -156,7 +159,7 @@ attention_narrow_kernel(struct attention_args args)
     if (spread && (split < first_split || split > last_split)) {
         return;
     }
-    queries_stage<F16, HD>(q, factors, powers, args, tile, 0, 1);
+    queries_stage<K>(q, factors, powers, args, tile, 0, 1);
     const int32_t row = simt_thread() / NARROW_ROW_THREADS, dim = simt_thread() % NARROW_ROW_THREADS * 4;
     const bool valid = row < tile.n_rows;
     narrow_sums<HD> all;
@@ -169,8 +172,8 @@ attention_narrow_kernel(struct attention_args args)
         }
         simt_barrier(); /* queries and offsets are there; the sums before have been read */
         const int32_t key = at * CUDA_ATTENTION_SPLIT + simt_warp() * ATTENTION_UNIT;
-        narrow_unit<F16, HD>(stages, unit_sums, limits, q, factors, offsets + simt_warp() * ATTENTION_UNIT,
-                             args, tile, key);
+        narrow_unit<K>(stages, unit_sums, limits, q, factors, offsets + simt_warp() * ATTENTION_UNIT, args,
+                       tile, key);
         simt_barrier();
         narrow_sums<HD> sums;
         narrow_empty(sums);
@@ -178,7 +181,7 @@ attention_narrow_kernel(struct attention_args args)
         for (int32_t unit = 0; unit < ATTENTION_UNITS; unit++) {
             const int32_t from = unit * ATTENTION_ROWS + row;
             narrow_fold(sums, limits[2 * from], limits[2 * from + 1],
-                        unit_sums + from * attention_sizes<HD>::SUMS_STRIDE, dim);
+                        unit_sums + from * attention_sizes<K>::SUMS_STRIDE, dim);
         }
         if (spread && first_split < last_split) {
             if (valid) {
@@ -231,8 +234,9 @@ attention_narrow_kernel(struct attention_args args)
         SIMT_UNROLL
         for (int32_t i = 0; i < HD / 32; i++) {
             if (32 * i + dim < args.call.head_dim) {
-                out[16 * i + dim / 2] = out_pair(all.value[4 * i], all.value[4 * i + 1], inverse);
-                out[16 * i + dim / 2 + 1] = out_pair(all.value[4 * i + 2], all.value[4 * i + 3], inverse);
+                uint32_t *to = out + 16 * i + dim / 2;
+                out_store_sums(args, to, all.value[4 * i], all.value[4 * i + 1], inverse);
+                out_store_sums(args, to + 1, all.value[4 * i + 2], all.value[4 * i + 3], inverse);
             }
         }
     }
@@ -277,10 +281,11 @@ SIMT_DEVICE void wide_fold_split(float (*d)[4], const attention_fold fold[2], fl
     }
 }
 
-template <bool F16, int HD> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(struct attention_args args)
+template <class K> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(struct attention_args args)
 {
-    typedef attention_sizes<HD> sizes;
-    constexpr int32_t TILES = HD / 8 / sizes::PARTS; /* of 8 dimensions, a warp's */
+    typedef attention_sizes<K> sizes;
+    constexpr int32_t HD = K::HD;
+    constexpr int32_t TILES = HD / 8 / sizes::SHARERS; /* of 8 dimensions, a warp's */
     SIMT_DYNAMIC_SHARED(memory);
     SIMT_SHARED(int64_t, offsets, [2 * ATTENTION_UNIT]);
     SIMT_SHARED(float, factors, [WIDE_WARPS * ATTENTION_ROWS]);
@@ -309,13 +314,13 @@ template <bool F16, int HD> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(s
     const int32_t last_unit = last_key / ATTENTION_UNIT;
     int32_t unit = begin_key / ATTENTION_UNIT;
     wide_offsets(offsets + unit % 2 * ATTENTION_UNIT, args, tile, unit, begin_key, last_key);
-    queries_stage<F16, HD>(q, factors, powers, args, tile, begin, sizes::WIDE_TILES);
+    queries_stage<K>(q, factors, powers, args, tile, begin, sizes::WIDE_TILES);
     for (int32_t i = simt_thread(); i < sizes::WIDE_TILES * ATTENTION_ROWS; i += WIDE_THREADS) {
         last_keys[i] = begin + i < end ? tile.position + (begin + i) / args.group : -1;
     }
     simt_barrier();
-    const int32_t warp_row = simt_warp() / sizes::PARTS * ATTENTION_ROWS;
-    const int32_t part = simt_warp() % sizes::PARTS;
+    const int32_t warp_row = simt_warp() / sizes::SHARERS * ATTENTION_ROWS;
+    const int32_t part = simt_warp() % sizes::SHARERS;
     /* The warp's rows see no key outside of [warp_first, warp_last]. */
     const int32_t warp_end = begin + warp_row + 16 < end ? begin + warp_row + 16 : end;
     const int32_t warp_last = begin + warp_row < end ? tile.position + (warp_end - 1) / args.group : -1;
@@ -336,7 +341,7 @@ template <bool F16, int HD> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(s
         }
         simt_copy_wait<1>();
         simt_barrier(); /* the keys are there */
-        attention_weights<F16, HD> weights;
+        attention_weights<K> weights;
         attention_fold fold[2] = {};
         if (seen) {
             float s[8][4] = {};
@@ -344,8 +349,8 @@ template <bool F16, int HD> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(s
             const float factor[2] = {factors[warp_row + g], factors[warp_row + g + 8]};
             const int32_t last[2] = {last_keys[warp_row + g], last_keys[warp_row + g + 8]};
             const int32_t first[2] = {first_key(args, last[0]), first_key(args, last[1])};
-            scores_add<F16, HD, 8>(s, q + warp_row / ATTENTION_ROWS * sizes::QUERIES, keys, 0);
-            unit_softmax<F16, HD>(weights, added, s, factor, first, last, key);
+            scores_add<K, 8>(s, q + warp_row / ATTENTION_ROWS * sizes::QUERIES, keys, 0);
+            unit_softmax<K>(weights, added, s, factor, first, last, key);
             SIMT_UNROLL
             for (int32_t i = 0; i < 2; i++) {
                 fold[i] = fold_limits(split.max[i], split.total[i], added.max[i], added.total[i]);
@@ -366,7 +371,7 @@ template <bool F16, int HD> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(s
                 float added[2][4] = {};
                 SIMT_UNROLL
                 for (int32_t step = 0; step < ATTENTION_STEPS; step++) {
-                    values_add<F16, HD>(added, weights.step[step], values + part * TILES, 16 * step, pair);
+                    values_add<K>(added, weights.step[step], values + part * TILES, 16 * step, pair);
                 }
                 SIMT_UNROLL
                 for (int32_t i = 0; i < 8; i++) {
@@ -404,7 +409,7 @@ template <bool F16, int HD> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(s
             for (int32_t n = 0; n < TILES; n++) {
                 const int32_t dim = (part * TILES + n) * 8;
                 if (dim < args.call.head_dim) {
-                    out[dim / 2 + t] = out_pair(d[n][2 * i], d[n][2 * i + 1], inverse);
+                    out_store_sums(args, out + dim / 2 + t, d[n][2 * i], d[n][2 * i + 1], inverse);
                 }
             }
         }
@@ -488,12 +493,7 @@ template <int TYPE> SIMT_KERNEL(PLAIN_THREADS, 4) attention_plain_kernel(struct 
         const float mine = sums[i] * inverse_total(total);
         const float other = simt_bits_float(simt_shuffle_xor(simt_float_bits(mine), 1));
         if (dim < head_dim && thread % 2 == 0) {
-            const uint32_t pair = saturated_pair(mine, other);
-            out[dim / 2] = pair;
-            if (call.out.rest) {
-                out[call.out.rest * call.out.stride / 2 + dim / 2] = saturated_pair(
-                    (mine - simt_f16_low(pair)) * CUDA_REST, (other - simt_f16_high(pair)) * CUDA_REST);
-            }
+            out_store(args, out + dim / 2, mine, other);
         }
     }
 }

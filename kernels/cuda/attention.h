@@ -30,9 +30,10 @@ int32_t cuda_attention_tiles(struct cuda_attention_tile *out, const int32_t *pos
                              const int32_t *sequences, int32_t n_rows);
 
 /* out[row][head] = sum over keys p of softmax_p(scale * q[row][head] . k[p]) v[p], p <= position and, with a
- * window, p > position - window (attention_fn of kernels.h); what f16 does not reach is +-65504 (with
- * rests 65520), NaN stays NaN. Query heads that share a KV head lie together. With a cache of f32, or where
- * rests are wanted, products and sums are f32. */
+ * window, p > position - window (attention_fn of kernels.h); what f16 does not reach is +-65504 (in two
+ * parts 65520), NaN stays NaN. Query heads that share a KV head lie together. With a cache of f32 products
+ * and sums are f32; in two parts results of a cache of 16 bits are as good as their weights are
+ * (docs/cuda.md). */
 struct cuda_attention {
     struct cuda_rows out; /* (n_rows, n_heads * head_dim); scales NULL */
     const float *q; /* (n_rows, n_heads * head_dim) f32, rotated: the front of cuda_rope_append's rows */

@@ -19,6 +19,21 @@ enum {
     ATTENTION_STEPS = ATTENTION_UNIT / 16,
 };
 
+/* What an instance of the kernels is for: keys and values of f16 or else of bf16, HEAD_DIM of a vector at
+ * most, results in one part or (EXACT) in two. Queries and weights are sums of so many 16-bit numbers, each
+ * of which holds the rounding of those before it: one part of f16 has 11 bits, of bf16 8. Rounded queries
+ * would be the largest error of the scores, weights of bf16 that of the results; f16 rounds them less than it
+ * does the result. Above 128 dimensions there are not the registers for a second part of weights. */
+template <bool IS_F16, int HEAD_DIM, bool EXACT> struct attention_kind {
+    static constexpr bool F16 = IS_F16;
+    static constexpr int32_t HD = HEAD_DIM;
+    static constexpr int32_t QUERY_PARTS = EXACT && !F16 ? 3 : 2;
+    static constexpr int32_t WEIGHT_PARTS = F16 ? (EXACT ? 2 : 1) : HD <= 128 ? 2 : 1;
+    /* Weights are multiplied by this, and with them their total: f16 would keep nothing of what is below
+     * 2^-25 of the largest, nor of what rounding loses below that. */
+    static constexpr float WEIGHT_SCALE = F16 ? 16384 : 1;
+};
+
 /* What a launch passes to its kernels. */
 struct attention_args {
     struct cuda_attention call;
@@ -59,15 +74,15 @@ SIMT_DEVICE int64_t partial_slot(const struct attention_args &args, const attent
 SIMT_DEVICE uint16_t *out_row(const struct attention_args &args, const attention_tile &tile, int32_t row)
 {
     const int64_t token = tile.first + row / args.group, head = tile.kv_head * args.group + row % args.group;
-    return args.call.out.x + token * args.call.out.stride + head * args.call.head_dim;
+    return args.call.out.x + token * args.call.out.parts * args.call.out.stride + head * args.call.head_dim;
 }
 
-/* Two columns of a row of out become 0, and so what rounding them lost. */
+/* Two columns of a row of out become 0, in both parts. */
 SIMT_DEVICE void out_zero(const struct attention_args &args, uint32_t *pair)
 {
     *pair = 0;
-    if (args.call.out.rest) {
-        pair[args.call.out.rest * args.call.out.stride / 2] = 0;
+    if (args.call.out.parts == 2) {
+        pair[args.call.out.stride / 2] = 0;
     }
 }
 
@@ -87,8 +102,9 @@ SIMT_DEVICE void out_zeros(const struct attention_args &args, const attention_ti
     }
     for (int32_t row = begin; row < end; row++) {
         if (row % args.group == 0) {
-            uint32_t *out = reinterpret_cast<uint32_t *>(
-                args.call.out.x + (int64_t)(tile.first + row / args.group) * args.call.out.stride);
+            const int64_t token = tile.first + row / args.group;
+            uint32_t *out = reinterpret_cast<uint32_t *>(args.call.out.x +
+                                                         token * args.call.out.parts * args.call.out.stride);
             for (int32_t i = n / 2 + simt_thread(); i < args.n_padded / 2; i += simt_n_threads()) {
                 out_zero(args, out + i);
             }
@@ -113,10 +129,13 @@ template <bool F16> SIMT_DEVICE float pair_high(uint32_t pair)
     return F16 ? simt_f16_high(pair) : simt_bf16_high(pair);
 }
 
-/* What a pair of values lost when it was rounded to `pair`, itself rounded. */
-template <bool F16> SIMT_DEVICE uint32_t pair_rest(uint32_t pair, float low, float high)
+/* A pair of values, rounded; leaves in them what that lost. */
+template <bool F16> SIMT_DEVICE uint32_t pair_take(float &low, float &high)
 {
-    return pair_of<F16>(low - pair_low<F16>(pair), high - pair_high<F16>(pair));
+    const uint32_t pair = pair_of<F16>(low, high);
+    low -= pair_low<F16>(pair);
+    high -= pair_high<F16>(pair);
+    return pair;
 }
 
 template <bool F16> SIMT_DEVICE void product(float d[4], const uint32_t a[4], const uint32_t b[2])
@@ -139,23 +158,22 @@ SIMT_DEVICE float f16_power(uint32_t max_bits, float *inverse)
     return simt_bits_float((267 - exponent) << 23);
 }
 
-/* Queries as A fragments, each value as the sum of two of 16 bits (the second holds the rounding of the
- * first: rounded queries would be the largest error of the scores): [n_tiles of 16 rows][HD / 16 steps][2][32
- * lanes]. Step s, lane t: dimensions 32 (s / 2) + 8 t + 4 (s % 2) + 0 .. 3, so that the B fragments of two
- * steps are 16 bytes of a key. factors[row]: what makes of a product of fragments a score in powers of two.
+/* Queries as A fragments: [n_tiles of 16 rows][HD / 16 steps][QUERY_PARTS][32 lanes]. Step s, lane t:
+ * dimensions 32 (s / 2) + 8 t + 4 (s % 2) + 0 .. 3, so that the B fragments of two steps are 16 bytes of a
+ * key. factors[row]: what makes of a product of fragments a score in powers of two.
  */
-template <bool F16, int HD>
+template <class K>
 SIMT_DEVICE void queries_stage(simt_words *q, float *factors, float *powers,
                                const struct attention_args &args, const attention_tile &tile, int32_t begin,
                                int32_t n_tiles)
 {
-    constexpr int32_t STEPS = HD / 16;
+    constexpr int32_t STEPS = K::HD / 16, PARTS = K::QUERY_PARTS;
     const int32_t head_dim = args.call.head_dim, n_warps = simt_n_threads() / SIMT_WARP;
     const float *queries = args.call.q + (int64_t)tile.first * args.call.q_stride;
     const float factor = args.call.scale * 1.44269504f; /* log2(e) */
     for (int32_t row = simt_warp(); row < n_tiles * ATTENTION_ROWS; row += n_warps) {
         float power = 1, inverse = 1;
-        if (F16) {
+        if (K::F16) {
             uint32_t max = 0;
             const int32_t at = begin + row, head = tile.kv_head * args.group + at % args.group;
             const float *query = queries + at / args.group * args.call.q_stride + head * head_dim;
@@ -174,7 +192,7 @@ SIMT_DEVICE void queries_stage(simt_words *q, float *factors, float *powers,
     for (int32_t i = simt_thread(); i < n_tiles * STEPS * SIMT_WARP; i += simt_n_threads()) {
         const int32_t lane = i % SIMT_WARP, step = i / SIMT_WARP % STEPS, row_tile = i / SIMT_WARP / STEPS;
         const int32_t dim = step / 2 * 32 + lane % 4 * 8 + step % 2 * 4;
-        simt_words high, low;
+        simt_words parts[PARTS];
         SIMT_UNROLL
         for (int32_t half = 0; half < 2; half++) {
             const int32_t row = row_tile * ATTENTION_ROWS + half * 8 + lane / 4, at = begin + row;
@@ -183,16 +201,19 @@ SIMT_DEVICE void queries_stage(simt_words *q, float *factors, float *powers,
             const float *query = queries + at / args.group * args.call.q_stride + head * head_dim + dim;
             SIMT_UNROLL
             for (int32_t pair = 0; pair < 2; pair++) {
-                const float a = valid ? query[2 * pair] * powers[row] : 0.0f;
-                const float b = valid ? query[2 * pair + 1] * powers[row] : 0.0f;
-                const uint32_t word = pair_of<F16>(a, b);
-                high.word[2 * pair + half] = word;
-                low.word[2 * pair + half] = pair_rest<F16>(word, a, b);
+                float a = valid ? query[2 * pair] * powers[row] : 0.0f;
+                float b = valid ? query[2 * pair + 1] * powers[row] : 0.0f;
+                SIMT_UNROLL
+                for (int32_t part = 0; part < PARTS; part++) {
+                    parts[part].word[2 * pair + half] = pair_take<K::F16>(a, b);
+                }
             }
         }
-        simt_words *to = q + (row_tile * STEPS + step) * 2 * SIMT_WARP + lane;
-        to[0] = high;
-        to[SIMT_WARP] = low;
+        simt_words *to = q + (row_tile * STEPS + step) * PARTS * SIMT_WARP + lane;
+        SIMT_UNROLL
+        for (int32_t part = 0; part < PARTS; part++) {
+            to[part * SIMT_WARP] = parts[part];
+        }
     }
 }
 
@@ -238,38 +259,37 @@ SIMT_DEVICE void stage_copy(simt_words *stage, const void *cache, const int64_t 
 /* -- a unit -- */
 
 /* s[j] += q . keys of 8 N rows of a stage from `row` on: the warp's 16 rows times 8 keys each. */
-template <bool F16, int HD, int N>
+template <class K, int N>
 SIMT_DEVICE void scores_add(float (*s)[4], const simt_words *q, const simt_words *stage, int32_t row)
 {
+    constexpr int32_t HD = K::HD, PARTS = K::QUERY_PARTS;
     const int32_t lane = simt_lane(), g = lane / 4, t = lane % 4;
     SIMT_UNROLL_BY(1)
     for (int32_t eight = 0; eight < HD / 8; eight += 8) {
         SIMT_UNROLL
         for (int32_t half = 0; half < 8; half += 4) {
-            simt_words a[4]; /* step 0, what it lost; step 1, what it lost */
+            simt_words a[2 * PARTS]; /* those of a step, then those of the next */
             SIMT_UNROLL
-            for (int32_t i = 0; i < 4; i++) {
-                a[i] = simt_load_shared(q + (eight + half + i) * SIMT_WARP + lane);
+            for (int32_t i = 0; i < 2 * PARTS; i++) {
+                a[i] = simt_load_shared(q + ((eight + half) / 2 * PARTS + i) * SIMT_WARP + lane);
             }
             SIMT_UNROLL
             for (int32_t j = 0; j < N; j++) {
                 const simt_words key =
                     simt_load_shared(stage + stage_at<HD>(row + 8 * j + g, eight, half + t));
                 SIMT_UNROLL
-                for (int32_t i = 0; i < 4; i++) {
-                    product<F16>(s[j], a[i].word, key.word + i / 2 * 2);
+                for (int32_t i = 0; i < 2 * PARTS; i++) {
+                    product<K::F16>(s[j], a[i].word, key.word + i / PARTS * 2);
                 }
             }
         }
     }
 }
 
-/* Weights as A fragments of a unit's steps. f16 rounds them less than it does the result; bf16 would be the
- * largest error of the result, so there each is the sum of two (but above 128 dimensions, for which there are
- * not the registers). Where they are rounded to one, the total is that of the rounded ones. */
-template <bool F16, int HD> struct attention_weights {
-    static constexpr int32_t PARTS = F16 || HD > 128 ? 1 : 2;
-    uint32_t step[ATTENTION_STEPS][PARTS][4];
+/* Weights as A fragments of a unit's steps. Where they are in one part, the total is that of the rounded
+ * ones. */
+template <class K> struct attention_weights {
+    uint32_t step[ATTENTION_STEPS][K::WEIGHT_PARTS][4];
 };
 
 /* Maximum and sum of weights of a lane's two rows, g and g + 8, over some keys. */
@@ -277,10 +297,10 @@ struct attention_limits {
     float max[2], total[2];
 };
 
-/* Weights of the unit that starts at key: 2^(s factor - max), 0 for keys outside of the row's range; a row
- * without any has max -infinity and total 0. */
-template <bool F16, int HD>
-SIMT_DEVICE void unit_softmax(attention_weights<F16, HD> &weights, attention_limits &limits, float s[8][4],
+/* Weights of the unit that starts at key: WEIGHT_SCALE 2^(s factor - max), 0 for keys outside of the row's
+ * range; a row without any has max -infinity and total 0. */
+template <class K>
+SIMT_DEVICE void unit_softmax(attention_weights<K> &weights, attention_limits &limits, float s[8][4],
                               const float factor[2], const int32_t first[2], const int32_t last[2],
                               int32_t key)
 {
@@ -308,17 +328,20 @@ SIMT_DEVICE void unit_softmax(attention_weights<F16, HD> &weights, attention_lim
     for (int32_t j = 0; j < 8; j++) {
         SIMT_UNROLL
         for (int32_t row = 0; row < 2; row++) {
-            const float a = exp2f(fmaf(s[j][2 * row], factor[row], -base[row]));
-            const float b = exp2f(fmaf(s[j][2 * row + 1], factor[row], -base[row]));
-            const uint32_t pair = pair_of<F16>(a, b);
-            weights.step[j / 2][0][j % 2 * 2 + row] = pair;
-            if constexpr (attention_weights<F16, HD>::PARTS == 1) {
-                limits.total[row] += pair_low<F16>(pair);
-                limits.total[row] += pair_high<F16>(pair);
+            float a = K::WEIGHT_SCALE * exp2f(fmaf(s[j][2 * row], factor[row], -base[row]));
+            float b = K::WEIGHT_SCALE * exp2f(fmaf(s[j][2 * row + 1], factor[row], -base[row]));
+            if constexpr (K::WEIGHT_PARTS == 1) {
+                const uint32_t pair = pair_of<K::F16>(a, b);
+                weights.step[j / 2][0][j % 2 * 2 + row] = pair;
+                limits.total[row] += pair_low<K::F16>(pair);
+                limits.total[row] += pair_high<K::F16>(pair);
             } else {
-                weights.step[j / 2][1][j % 2 * 2 + row] = pair_rest<F16>(pair, a, b);
                 limits.total[row] += a;
                 limits.total[row] += b;
+                SIMT_UNROLL
+                for (int32_t part = 0; part < K::WEIGHT_PARTS; part++) {
+                    weights.step[j / 2][part][j % 2 * 2 + row] = pair_take<K::F16>(a, b);
+                }
             }
         }
     }
@@ -333,18 +356,18 @@ SIMT_DEVICE void unit_softmax(attention_weights<F16, HD> &weights, attention_lim
 
 /* d[0..1] += weights of 16 keys . their values in 16 dimensions from 16 * pair on; `row`: the first of the
  * keys in the stage. */
-template <bool F16, int HD>
+template <class K>
 SIMT_DEVICE void values_add(float (*d)[4], const uint32_t (*weights)[4], const simt_words *stage, int32_t row,
                             int32_t pair)
 {
     const int32_t lane = simt_lane(), key = row + (lane / 8 & 1) * 8 + lane % 8;
     const simt_words values =
-        simt_load_matrices(stage + stage_at<HD>(key, pair / 4 * 8, pair % 4 * 2 + lane / 16));
+        simt_load_matrices(stage + stage_at<K::HD>(key, pair / 4 * 8, pair % 4 * 2 + lane / 16));
     SIMT_UNROLL
     for (int32_t n = 0; n < 2; n++) {
         SIMT_UNROLL
-        for (int32_t part = 0; part < attention_weights<F16, HD>::PARTS; part++) {
-            product<F16>(d[n], weights[part], values.word + 2 * n);
+        for (int32_t part = 0; part < K::WEIGHT_PARTS; part++) {
+            product<K::F16>(d[n], weights[part], values.word + 2 * n);
         }
     }
 }
@@ -384,16 +407,23 @@ SIMT_DEVICE float saturated(float value)
     return value > limit ? limit : value < -limit ? -limit : value; /* NaN stays */
 }
 
-SIMT_DEVICE uint32_t saturated_pair(float low, float high)
+/* Two columns of a row of out. What rounding lost of a saturated value saturates as well. */
+SIMT_DEVICE void out_store(const struct attention_args &args, uint32_t *out, float low, float high)
 {
-    return simt_f16_pair(saturated(low), saturated(high));
+    const uint32_t pair = simt_f16_pair(saturated(low), saturated(high));
+    *out = pair;
+    if (args.call.out.parts == 2) {
+        out[args.call.out.stride / 2] = simt_f16_pair(saturated((low - simt_f16_low(pair)) * CUDA_REST),
+                                                      saturated((high - simt_f16_high(pair)) * CUDA_REST));
+    }
 }
 
 /* Units outside of a row's range may have been added or not: that shows in the sign of zeros at most, which
  * adding 0 takes away. */
-SIMT_DEVICE uint32_t out_pair(float low, float high, float inverse)
+SIMT_DEVICE void out_store_sums(const struct attention_args &args, uint32_t *out, float low, float high,
+                                float inverse)
 {
-    return saturated_pair(simt_product(low, inverse) + 0.0f, simt_product(high, inverse) + 0.0f);
+    out_store(args, out, simt_product(low, inverse) + 0.0f, simt_product(high, inverse) + 0.0f);
 }
 
 #endif

@@ -61,7 +61,7 @@ class attention_bench
         n_copies = copies_beyond_cache(bytes());
         kv = card_bf16(2 * side * (size_t)n_copies, 21);
         q = card_bf16(2 * (size_t)(batch * width), 22); /* as f32 they are of the same size */
-        out = card_memory((size_t)(batch * width) * sizeof(uint16_t));
+        out = card_memory((size_t)(2 * batch * width) * sizeof(uint16_t)); /* in two parts */
         positions = card_array(position);
         sequences = card_array(sequence);
         tables = card_array(table);
@@ -71,7 +71,7 @@ class attention_bench
         args.n_counters = args.n_tiles * ATTENTION_KV_HEADS;
         counters = card_memory((size_t)args.n_counters * sizeof(uint32_t));
         counters.zero();
-        args.out = {out.as<uint16_t>(), width, nullptr, 0};
+        args.out = {out.as<uint16_t>(), width, nullptr, 1};
         args.q_stride = width;
         args.q = q.as<float>();
         args.n_heads = ATTENTION_HEADS;
@@ -98,6 +98,12 @@ class attention_bench
         return 2 * side * sizeof(uint16_t);
     }
 
+    /* What results from now on consist of. */
+    void set_parts(int32_t parts)
+    {
+        args.out.parts = parts;
+    }
+
     /* The first head of the last sequence against sums of doubles. */
     void compare(void)
     {
@@ -113,7 +119,7 @@ class attention_bench
         const std::vector<uint16_t> values = download(kv.as<uint16_t>() + side + from, n);
         const std::vector<float> query = download(args.q + row * (size_t)args.q_stride, ATTENTION_HEAD_DIM);
         const std::vector<uint16_t> got =
-            download(args.out.x + row * (size_t)args.out.stride, ATTENTION_HEAD_DIM);
+            download(args.out.x + row * (size_t)(args.out.parts * args.out.stride), ATTENTION_HEAD_DIM);
         std::vector<double> score((size_t)context), sum(ATTENTION_HEAD_DIM, 0.0);
         auto at = [](int32_t p) {
             return (size_t)(p / ATTENTION_KV_BLOCK) * (size_t)BLOCK_STRIDE +
@@ -161,7 +167,10 @@ static void bench_attention(bench_report &report, card_timer &timer, const std::
 {
     report.table("attention",
                  "Attention while decoding: 32 heads on 8 of 128, keys and values bf16; rows are sequences",
-                 {{"us", "us", 2}, {"gb_s", "GB/s", 0}, {"ceiling_percent", "% of max", 1}});
+                 {{"us", "us", 2},
+                  {"two_parts_us", "2 parts", 2},
+                  {"gb_s", "GB/s", 0},
+                  {"ceiling_percent", "% of max", 1}});
     for (int32_t context : contexts) {
         for (int32_t batch : batches) {
             if (!report.in_time()) {
@@ -169,14 +178,20 @@ static void bench_attention(bench_report &report, card_timer &timer, const std::
             }
             const std::string name = "context " + std::to_string(context);
             size_t bytes = 0;
-            const double us = report.attempt(name + ", batch " + std::to_string(batch), [&] {
-                attention_bench bench(timer, context, batch);
-                bytes = bench.bytes();
-                bench.compare();
-                return bench.us();
-            });
-            const double rate = (double)bytes / us; /* bytes a microsecond */
-            report.row(name, "decode", batch, {us, rate / 1e3, 100 * rate * 1e6 / report.ceiling});
+            double us[2] = {};
+            for (int32_t parts = 1; parts <= 2; parts++) {
+                const std::string label =
+                    name + ", batch " + std::to_string(batch) + ", parts " + std::to_string(parts);
+                us[parts - 1] = report.attempt(label, [&] {
+                    attention_bench bench(timer, context, batch);
+                    bytes = bench.bytes();
+                    bench.set_parts(parts);
+                    bench.compare();
+                    return bench.us();
+                });
+            }
+            const double rate = (double)bytes / us[0]; /* bytes a microsecond */
+            report.row(name, "decode", batch, {us[0], us[1], rate / 1e3, 100 * rate * 1e6 / report.ceiling});
         }
     }
 }

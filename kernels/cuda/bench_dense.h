@@ -45,7 +45,7 @@ class dense_weights
         const struct cuda_any4 *w = args.w;
         card_check(cublas_linear(cublas, args.y, args.y_stride,
                                  memory.as<uint16_t>() + copy_size * (size_t)(i % n_copies), w->n_cols,
-                                 args.x, args.x_stride, w->n_rows, w->n_cols, args.n_tokens, args.stream,
+                                 args.x.x, args.x.stride, w->n_rows, w->n_cols, args.n_tokens, args.stream,
                                  &err),
                    err);
     }

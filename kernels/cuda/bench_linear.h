@@ -12,22 +12,25 @@
 
 struct linear_kernel {
     const char *key, *title;
-    int32_t min_tokens, max_tokens;
+    int32_t min_tokens, max_tokens, parts; /* of x */
     bool int8_only;
     enum status (*run)(const struct cuda_linear *args, struct error *err);
 };
 
-/* Those of single kernels first, then the engine's two choices. */
+/* Those of single kernels first, then the engine's choices: for models with experts, for others, and without
+ * invariance. */
 static const linear_kernel LINEAR_KERNELS[] = {
-    {"gemv_us", "gemv", 1, CUDA_MAX_TOKENS_GEMV, true,
+    {"gemv_us", "gemv", 1, CUDA_MAX_TOKENS_GEMV, 1, true,
      [](const struct cuda_linear *args, struct error *err) { return cuda_any4_gemv(args, false, err); }},
-    {"gemv_exact_us", "exact", 1, CUDA_MAX_TOKENS_GEMV, false,
+    {"gemv_exact_us", "exact", 1, CUDA_MAX_TOKENS_GEMV, 1, false,
      [](const struct cuda_linear *args, struct error *err) { return cuda_any4_gemv(args, true, err); }},
-    {"gemm_us", "gemm", 1, CUDA_MAX_TOKENS_SMALL, false, cuda_any4_gemm_small},
-    {"prefill_us", "prefill", 32, INT32_MAX, false, cuda_any4_prefill},
-    {"invariant_us", "invariant", 1, INT32_MAX, false,
+    {"gemm_us", "gemm", 1, CUDA_MAX_TOKENS_SMALL, 1, false, cuda_any4_gemm_small},
+    {"prefill_us", "prefill", 32, INT32_MAX, 1, false, cuda_any4_prefill},
+    {"two_parts_us", "2 parts", 1, INT32_MAX, 2, false,
      [](const struct cuda_linear *args, struct error *err) { return cuda_any4_linear(args, true, err); }},
-    {"fastest_us", "fastest", 1, INT32_MAX, false,
+    {"invariant_us", "invariant", 1, INT32_MAX, 1, false,
+     [](const struct cuda_linear *args, struct error *err) { return cuda_any4_linear(args, true, err); }},
+    {"fastest_us", "fastest", 1, INT32_MAX, 1, false,
      [](const struct cuda_linear *args, struct error *err) { return cuda_any4_linear(args, false, err); }},
 };
 enum {
@@ -132,7 +135,7 @@ struct linear_space {
         workspace.n_blocks = BLOCKS_A_PROCESSOR * n_processors;
         workspace.max_tokens = CUDA_MAX_TOKENS_SMALL;
         workspace.n_counters = n_rows / ANY4_TILE_ROW_PAD;
-        x = card_f16(x_size, 1);
+        x = card_f16(2 * x_size, 1);                                         /* in two parts */
         x_scales = card_array(std::vector<float>((size_t)max_tokens, 1.0f)); /* cuBLAS knows none */
         y = card_memory(y_size * sizeof(float));
         y_other = card_memory((size_t)n_rows * sizeof(float));
@@ -153,11 +156,12 @@ class linear_bench
     const linear_weights &weights;
     std::string shape_name, kind_name;
 
-    struct cuda_linear args_of(int32_t copy, int32_t n_tokens) const
+    struct cuda_linear args_of(int32_t copy, int32_t n_tokens, int32_t parts = 1) const
     {
         const struct cuda_any4 *w = &weights.copies[(size_t)copy];
-        return {w,           space.y.as<float>(),        w->n_rows, space.x.as<uint16_t>(),
-                w->n_cols,   space.x_scales.as<float>(), n_tokens,  &space.workspace,
+        return {w,           space.y.as<float>(),
+                w->n_rows,   {space.x.as<uint16_t>(), w->n_cols, space.x_scales.as<float>(), parts},
+                n_tokens,    &space.workspace,
                 timer.stream};
     }
 
@@ -177,19 +181,19 @@ class linear_bench
 
     /* Against another kernel, which takes the token alone: gemv with exact sums, gemv itself against gemm. */
     void compare(const std::function<void(const struct cuda_linear &)> &product, bool is_exact_gemv,
-                 int32_t n_tokens) const
+                 int32_t n_tokens, int32_t parts = 1) const
     {
         static const double LIMIT = 0.02; /* of the root mean square; sums of f16 lose 0.002 */
-        struct cuda_linear args = args_of(0, n_tokens);
+        struct cuda_linear args = args_of(0, n_tokens, parts);
         const int32_t n_rows = args.w->n_rows;
         card_check(
             cudaMemsetAsync(args.y, 0xff, (size_t)n_rows * (size_t)n_tokens * sizeof(float), timer.stream),
             "NaN for what is not written");
         product(args);
         for (int32_t token : {0, n_tokens / 2, n_tokens - 1}) {
-            struct cuda_linear alone = args_of(0, 1);
-            alone.x += token * alone.x_stride;
-            alone.x_scales += token;
+            struct cuda_linear alone = args_of(0, 1, parts);
+            alone.x.x += token * parts * alone.x.stride;
+            alone.x.scales += token;
             alone.y = space.y_other.as<float>();
             struct error err = {};
             card_check(
@@ -227,9 +231,10 @@ class linear_bench
         }
         return report.attempt(label(kernel.title, n_tokens), [&] {
             compare([&](const struct cuda_linear &args) { run(kernel, args); },
-                    &kernel == &LINEAR_KERNELS[LINEAR_EXACT], n_tokens);
+                    &kernel == &LINEAR_KERNELS[LINEAR_EXACT], n_tokens, kernel.parts);
             const int32_t n_copies = (int32_t)weights.copies.size();
-            return timer.us(n_copies, [&](int32_t i) { run(kernel, args_of(i % n_copies, n_tokens)); });
+            return timer.us(n_copies,
+                            [&](int32_t i) { run(kernel, args_of(i % n_copies, n_tokens, kernel.parts)); });
         });
     }
 

@@ -72,12 +72,12 @@ static void bench_small(bench_report &report, card_timer &timer, const std::vect
             });
         };
         const double rmsnorm = timed("rmsnorm", [&](struct error *err) {
-            const struct cuda_rows rows = {x.as<uint16_t>(), SMALL_DIM, x_scales.as<float>(), 0};
+            const struct cuda_rows rows = {x.as<uint16_t>(), SMALL_DIM, x_scales.as<float>(), 1};
             return cuda_rmsnorm(&rows, wide.as<float>(), SMALL_DIM, weight.as<float>(), SMALL_DIM, n_tokens,
                                 1e-5f, timer.stream, err);
         });
         const double swiglu = timed("swiglu", [&](struct error *err) {
-            const struct cuda_rows rows = {x.as<uint16_t>(), SMALL_FFN_DIM, x_scales.as<float>(), 0};
+            const struct cuda_rows rows = {x.as<uint16_t>(), SMALL_FFN_DIM, x_scales.as<float>(), 1};
             return cuda_swiglu(&rows, wide.as<float>(), wide.as<float>() + SMALL_FFN_DIM, 2 * SMALL_FFN_DIM,
                                SMALL_FFN_DIM, n_tokens, timer.stream, err);
         });

@@ -22,16 +22,13 @@ static inline enum status check_linear(const char *name, const struct cuda_linea
                                        struct error *err)
 {
     const int32_t n_padded = args->w->n_tile_cols * ANY4_TILE_COLS;
-    if (args->n_tokens < 1 || args->n_tokens > max_tokens) {
-        return error_set(err, STATUS_INVALID, "%s: %d tokens, expected 1 to %d", name, args->n_tokens,
-                         max_tokens);
+    const enum status status = check_x(name, &args->x, n_padded, INT32_MAX / CUDA_MAX_TOKENS_SMALL, err);
+    if (status) {
+        return status;
     }
-    if (args->x_stride < n_padded || args->x_stride > INT32_MAX / CUDA_MAX_TOKENS_SMALL ||
-        args->x_stride % 8 || (uintptr_t)args->x % 16) {
-        return error_set(
-            err, STATUS_INVALID,
-            "%s: rows of x are %lld apart, expected a multiple of 8, %d to %d, and 16-byte alignment", name,
-            (long long)args->x_stride, n_padded, INT32_MAX / CUDA_MAX_TOKENS_SMALL);
+    if (args->n_tokens < 1 || args->n_tokens > max_tokens / args->x.parts) {
+        return error_set(err, STATUS_INVALID, "%s: %d tokens in %d parts, expected 1 to %d", name,
+                         args->n_tokens, args->x.parts, max_tokens / args->x.parts);
     }
     if (args->y_stride < args->w->n_rows) {
         return error_set(err, STATUS_INVALID, "%s: rows of y are %lld apart, expected at least %d", name,
@@ -52,10 +49,11 @@ static inline enum status check_linear(const char *name, const struct cuda_linea
 static inline enum status check_workspace(const char *name, const struct cuda_linear *args, struct error *err)
 {
     const struct cuda_workspace *workspace = args->workspace;
-    if (workspace->n_counters < args->w->n_row_blocks || workspace->max_tokens < args->n_tokens) {
+    const int32_t n_tokens = args->n_tokens * args->x.parts;
+    if (workspace->n_counters < args->w->n_row_blocks || workspace->max_tokens < n_tokens) {
         return error_set(err, STATUS_INVALID,
                          "%s: a workspace for %d counters and %d tokens, expected %d and %d", name,
-                         workspace->n_counters, workspace->max_tokens, args->w->n_row_blocks, args->n_tokens);
+                         workspace->n_counters, workspace->max_tokens, args->w->n_row_blocks, n_tokens);
     }
     return STATUS_OK;
 }

@@ -15,10 +15,10 @@ enum { ELEMENTWISE_THREADS = 256 };
 SIMT_DEVICE void store_pair(const struct cuda_rows &out, int64_t token, int32_t i, float low, float high)
 {
     const uint32_t pair = simt_f16_pair(low, high);
-    reinterpret_cast<uint32_t *>(out.x + token * out.stride)[i] = pair;
-    if (out.rest) {
-        reinterpret_cast<uint32_t *>(out.x + (token + out.rest) * out.stride)[i] =
-            simt_f16_pair((low - simt_f16_low(pair)) * CUDA_REST, (high - simt_f16_high(pair)) * CUDA_REST);
+    uint16_t *row = out.x + token * out.parts * out.stride;
+    reinterpret_cast<uint32_t *>(row)[i] = pair;
+    if (out.parts == 2) {
+        reinterpret_cast<uint32_t *>(row + out.stride)[i] = x_rest_pair(pair, low, high);
     }
 }
 
@@ -26,9 +26,6 @@ SIMT_DEVICE void store_scale(const struct cuda_rows &out, int64_t token, float s
 {
     if (simt_thread() == 0) {
         out.scales[token] = scale;
-        if (out.rest) {
-            out.scales[token + out.rest] = scale / CUDA_REST;
-        }
     }
 }
 

@@ -8,8 +8,9 @@
  * columns. The kernels that make them choose the power of two for which a row's largest magnitude is in [0.5,
  * 1]: 1 for a row of zeros and for one with NaN or an infinity, which stay what they are; nothing below
  * 2^-126 or above 2^126, where the largest may lie below 0.5 or reach 4. f16 keeps 11 bits of values down to
- * 2^-14 of the scale, and whole multiples of 2^-24 of it below that. Kernels that read x take NULL for scales
- * of 1; x is then any f16. Residuals and results are f32. */
+ * 2^-14 of the scale, and whole multiples of 2^-24 of it below that; a second part (struct cuda_rows) keeps
+ * what they lose. Kernels that read x take NULL for scales of 1; x is then any f16. Residuals and results are
+ * f32. */
 #ifndef KERNELS_CUDA_LAUNCH_H
 #define KERNELS_CUDA_LAUNCH_H
 
@@ -38,14 +39,17 @@ static inline int32_t cuda_padded(int32_t n)
 /* What f16 loses of a value up to 1 is at most 1 / CUDA_REST. */
 #define CUDA_REST 4096.0f
 
-/* Rows of activations as matrices read them: x[t][i] * scales[t], zeros from their n to cuda_padded(n). With
- * `rest` not 0, row t + rest of both is what rounding row t to f16 lost, itself rounded: the two add up to
- * 22 bits of the row's largest value. Rests of rows without scales are stored times CUDA_REST. */
+/* Rows of activations as matrices read them, zeros from their n to cuda_padded(n). In one part row t is
+ *     x[t][i] * scales[t],
+ * in two parts it takes two rows of x, the second of which is what rounding to f16 lost, itself rounded:
+ *     (x[2 t][i] + x[2 t + 1][i] / CUDA_REST) * scales[t],
+ * 22 bits of the row's largest value. A product takes both with the same read of its weights and adds the two
+ * sums: a token in two parts costs what two tokens in one part do. */
 struct cuda_rows {
     uint16_t *x;    /* f16 */
     int64_t stride; /* elements */
-    float *scales;  /* powers of two, or NULL: all are 1, those of rests 1 / CUDA_REST */
-    int64_t rest;   /* rows */
+    float *scales;  /* powers of two, or NULL: all are 1 */
+    int32_t parts;  /* 1 or 2 */
 };
 
 /* out[t][i] = h[t][i] / sqrt(mean(h[t]^2) + eps) * weight[i], with scales. */
@@ -124,31 +128,30 @@ struct cuda_workspace {
     float *partials;  /* cuda_partials(n_blocks, tokens) f32 */
     uint32_t *counters; /* n_counters, zero before the first launch and behind each */
     int32_t n_counters; /* at least n_row_blocks of any matrix */
-    int32_t max_tokens; /* that partials were made for */
+    int32_t max_tokens; /* that partials were made for, each part of a token counted */
 };
 static inline int64_t cuda_partials(int32_t n_blocks, int32_t n_tokens)
 {
     return (int64_t)n_blocks * 2 * n_tokens * ANY4_TILE_ROW_PAD;
 }
 
-/* y[t][row] = x_scales[t] * (sum over col of w[row][col] * x[t][col]). y: f32 rows y_stride apart, columns
- * behind n_rows are not written. */
+/* y[t][row] = sum over col of w[row][col] * x[t][col]. y: f32 rows y_stride apart, columns behind n_rows are
+ * not written. */
 struct cuda_linear {
     const struct cuda_any4 *w;
     float *y;
     int64_t y_stride;
-    const uint16_t *x;
-    int64_t x_stride;
-    const float *x_scales; /* (n_tokens), or NULL: 1 */
+    struct cuda_rows x;
     int32_t n_tokens;
     const struct cuda_workspace *workspace;
     void *stream;
 };
-/* At most CUDA_MAX_TOKENS_GEMV tokens. exact: f32 products and sums, else (ANY4_LUT_INT8 only, ignored for
- * ANY4_LUT) f16 products, eight to a sum of f16; where x_scales is NULL, of x divided by the power of two
- * that brings its largest magnitude to 1 at most. */
+/* At most CUDA_MAX_TOKENS_GEMV rows of x, parts counted. exact: f32 products and sums, else (ANY4_LUT_INT8
+ * only, ignored for ANY4_LUT) f16 products, eight to a sum of f16; where there are no scales, of x divided by
+ * the power of two that brings its largest magnitude to 1 at most. */
 enum status cuda_any4_gemv(const struct cuda_linear *args, bool exact, struct error *err);
-/* At most CUDA_MAX_TOKENS_SMALL tokens. A token's bits do not depend on the others nor on their number. */
+/* At most CUDA_MAX_TOKENS_SMALL rows of x, parts counted. A token's bits do not depend on the others nor on
+ * their number. */
 enum status cuda_any4_gemm_small(const struct cuda_linear *args, struct error *err);
 
 #ifdef __cplusplus

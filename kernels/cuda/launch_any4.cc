@@ -14,10 +14,11 @@ static enum status linear_launch(const char *name, void (*kernel)(struct any4_ar
     const struct any4_args kernel_args = {*args->w,
                                           args->y,
                                           args->y_stride,
-                                          args->x,
-                                          (int32_t)args->x_stride,
-                                          args->n_tokens,
-                                          args->x_scales,
+                                          args->x.x,
+                                          (int32_t)args->x.stride,
+                                          args->n_tokens * args->x.parts,
+                                          args->x.scales,
+                                          args->x.parts,
                                           args->workspace->partials,
                                           args->workspace->counters};
     return launched(
@@ -52,15 +53,19 @@ template <int TOKENS> static any4_kernel *gemv_of_group(int32_t group_size, bool
 
 enum status cuda_any4_gemv(const struct cuda_linear *args, bool exact, struct error *err)
 {
+    if (args->x.parts == 2 && !exact) {
+        return error_set(err, STATUS_INVALID, "any4_gemv: x in 2 parts, expected 1 for sums of f16");
+    }
     enum status status = check_linear("any4_gemv", args, CUDA_MAX_TOKENS_GEMV, err);
     status = status ? status : check_workspace("any4_gemv", args, err);
     if (status) {
         return status;
     }
     const bool int8 = args->w->kind == ANY4_LUT_INT8;
-    any4_kernel *kernel = args->n_tokens == 1 ? gemv_of_group<1>(args->w->group_size, int8, exact)
-                                              : gemv_of_group<2>(args->w->group_size, int8, exact);
-    const size_t x_bytes = (size_t)args->n_tokens * (size_t)args->w->n_tile_cols * ANY4_TILE_COLS * 2;
+    const int32_t n_rows = args->n_tokens * args->x.parts;
+    any4_kernel *kernel = n_rows == 1 ? gemv_of_group<1>(args->w->group_size, int8, exact)
+                                      : gemv_of_group<2>(args->w->group_size, int8, exact);
+    const size_t x_bytes = (size_t)n_rows * (size_t)args->w->n_tile_cols * ANY4_TILE_COLS * 2;
     return linear_launch("any4_gemv", kernel, GEMV_THREADS, PAIR_TABLE_WORDS * sizeof(uint32_t) + x_bytes,
                          args, err);
 }
@@ -115,17 +120,19 @@ enum status cuda_any4_gemm_small(const struct cuda_linear *args, struct error *e
     enum status status = check_linear("any4_gemm_small", args, CUDA_MAX_TOKENS_SMALL, err);
     status = status ? status : check_workspace("any4_gemm_small", args, err);
     const bool int8 = args->w->kind == ANY4_LUT_INT8;
-    const int32_t at_a_time = int8 ? (int32_t)CUDA_MAX_TOKENS_SMALL : LUT_MAX_TOKENS;
+    const int32_t at_a_time =
+        (int8 ? (int32_t)CUDA_MAX_TOKENS_SMALL : LUT_MAX_TOKENS) / std::max(args->x.parts, 1);
     for (int32_t begin = 0; begin < args->n_tokens && !status; begin += at_a_time) {
-        struct cuda_linear part = *args;
-        part.x += begin * args->x_stride;
-        part.x_scales += args->x_scales ? begin : 0;
-        part.y += begin * args->y_stride;
-        part.n_tokens = std::min(args->n_tokens - begin, at_a_time);
-        const gemm_choice choice = int8 ? gemm_of_group<true>(args->w->group_size, part.n_tokens)
-                                        : gemm_of_group<false>(args->w->group_size, part.n_tokens);
+        struct cuda_linear some = *args;
+        some.x.x += begin * args->x.parts * args->x.stride;
+        some.x.scales += args->x.scales ? begin : 0;
+        some.y += begin * args->y_stride;
+        some.n_tokens = std::min(args->n_tokens - begin, at_a_time);
+        const int32_t n_rows = some.n_tokens * some.x.parts;
+        const gemm_choice choice = int8 ? gemm_of_group<true>(args->w->group_size, n_rows)
+                                        : gemm_of_group<false>(args->w->group_size, n_rows);
         status = linear_launch("any4_gemm_small", choice.kernel, GEMM_THREADS, (size_t)choice.shared_bytes,
-                               &part, err);
+                               &some, err);
     }
     return status;
 }

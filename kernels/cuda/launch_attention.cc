@@ -60,17 +60,16 @@ static enum status check_attention(const struct cuda_attention *args, struct err
             args->n_rows, args->n_tiles, args->max_position, args->block_size, args->sliding_window,
             (double)args->scale);
     }
-    if (args->out.stride < cuda_padded((int32_t)n) || args->out.stride % 8 || (uintptr_t)args->out.x % 16 ||
-        args->q_stride < n) {
+    const enum status status = check_x("attention", &args->out, cuda_padded((int32_t)n), INT64_MAX, err);
+    if (status) {
+        return status;
+    }
+    if (args->out.scales || args->q_stride < n) {
         return error_set(
             err, STATUS_INVALID,
-            "attention: rows of out and q are %lld and %lld apart, expected at least %d (a multiple "
-            "of 8, 16-byte alignment) and %lld",
-            (long long)args->out.stride, (long long)args->q_stride, cuda_padded((int32_t)n), (long long)n);
-    }
-    if (args->out.scales || (args->out.rest && args->out.rest < args->n_rows)) {
-        return error_set(err, STATUS_INVALID, "attention: rests of %d rows from row %lld on, scales %p",
-                         args->n_rows, (long long)args->out.rest, (const void *)args->out.scales);
+            "attention: rows of q are %lld apart, expected at least %lld, scales are %p, expected "
+            "none",
+            (long long)args->q_stride, (long long)n, (const void *)args->out.scales);
     }
     if (args->block_stride % 8 || (uintptr_t)args->k % 16 || (uintptr_t)args->v % 16 ||
         (uintptr_t)args->partials % 16) {
@@ -105,22 +104,21 @@ static enum status start(const char *name, attention_kernel *kernel, int64_t n_b
 }
 
 /* Narrow tiles, then wide ones; each kernel leaves the other's alone. */
-template <bool F16, int HD>
-static enum status start_both(struct attention_args args, void *stream, struct error *err)
+template <class K> static enum status start_both(struct attention_args args, void *stream, struct error *err)
 {
-    typedef attention_sizes<HD> sizes;
+    typedef attention_sizes<K> sizes;
     const struct cuda_attention &call = args.call;
     enum status status = STATUS_OK;
     args.wide_rows = sizes::WIDE_TILES * ATTENTION_ROWS;
     if (args.group <= ATTENTION_ROWS) {
         const int64_t n_blocks = (int64_t)call.n_tiles * args.n_splits * call.n_kv_heads;
-        status = start("attention_narrow", attention_narrow_kernel<F16, HD>, n_blocks, NARROW_THREADS,
+        status = start("attention_narrow", attention_narrow_kernel<K>, n_blocks, NARROW_THREADS,
                        (size_t)sizes::NARROW * 16, args, stream, err);
     }
     if (!status && (call.n_tiles < call.n_rows || args.group > ATTENTION_ROWS)) {
         const int32_t n_row_blocks = (CUDA_ATTENTION_TILE * args.group + args.wide_rows - 1) / args.wide_rows;
         const int64_t n_blocks = (int64_t)call.n_tiles * n_row_blocks * call.n_kv_heads;
-        status = start("attention_wide", attention_wide_kernel<F16, HD>, n_blocks, WIDE_THREADS,
+        status = start("attention_wide", attention_wide_kernel<K>, n_blocks, WIDE_THREADS,
                        (size_t)sizes::WIDE * 16, args, stream, err);
     }
     return status;
@@ -129,14 +127,24 @@ static enum status start_both(struct attention_args args, void *stream, struct e
 template <bool F16>
 static enum status start_16(const struct attention_args &args, void *stream, struct error *err)
 {
+    const bool exact = args.call.out.parts == 2;
     switch (padded_head_dim(args.call.head_dim)) {
     case 64:
-        return start_both<F16, 64>(args, stream, err);
+        return exact ? start_both<attention_kind<F16, 64, true>>(args, stream, err)
+                     : start_both<attention_kind<F16, 64, false>>(args, stream, err);
     case 128:
-        return start_both<F16, 128>(args, stream, err);
+        return exact ? start_both<attention_kind<F16, 128, true>>(args, stream, err)
+                     : start_both<attention_kind<F16, 128, false>>(args, stream, err);
     default:
-        return start_both<F16, 256>(args, stream, err);
+        return start_both<attention_kind<F16, 256, false>>(args, stream, err);
     }
+}
+
+template <int TYPE>
+static enum status start_plain(const struct attention_args &args, void *stream, struct error *err)
+{
+    return start("attention_plain", attention_plain_kernel<TYPE>,
+                 (int64_t)args.call.n_rows * args.call.n_heads, PLAIN_THREADS, 0, args, stream, err);
 }
 
 enum status cuda_attention(const struct cuda_attention *args, void *stream, struct error *err)
@@ -153,12 +161,13 @@ enum status cuda_attention(const struct cuda_attention *args, void *stream, stru
     all.n_splits = args->n_rows * n_splits <= MAX_SPREAD ? (int32_t)n_splits : 1;
     all.limits = args->partials +
                  (int64_t)args->n_rows * args->n_heads * all.n_splits * padded_head_dim(args->head_dim);
-    if (args->type == KV_F32 || args->out.rest) {
-        return start("attention_plain",
-                     args->type == KV_F32   ? attention_plain_kernel<ANY4_F32>
-                     : args->type == KV_F16 ? attention_plain_kernel<ANY4_F16>
-                                            : attention_plain_kernel<ANY4_BF16>,
-                     (int64_t)args->n_rows * args->n_heads, PLAIN_THREADS, 0, all, stream, err);
+    /* For results in two parts of more than 128 dimensions the others have neither registers nor shared
+     * memory. */
+    const bool plain = args->type == KV_F32 || (args->out.parts == 2 && args->head_dim > 128);
+    if (plain) {
+        return args->type == KV_F32   ? start_plain<ANY4_F32>(all, stream, err)
+               : args->type == KV_F16 ? start_plain<ANY4_F16>(all, stream, err)
+                                      : start_plain<ANY4_BF16>(all, stream, err);
     }
     return args->type == KV_F16 ? start_16<true>(all, stream, err) : start_16<false>(all, stream, err);
 }

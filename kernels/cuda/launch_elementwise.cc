@@ -19,17 +19,8 @@ static enum status check_sizes(const char *name, int32_t n, int32_t n_tokens, st
 static enum status check_rows(const char *name, const struct cuda_rows *out, int32_t n, int32_t n_tokens,
                               struct error *err)
 {
-    if (out->stride < cuda_padded(n) || out->stride % 8 || (uintptr_t)out->x % 16) {
-        return error_set(
-            err, STATUS_INVALID,
-            "%s: rows of x are %lld apart, expected a multiple of 8, at least %d, and 16-byte alignment",
-            name, (long long)out->stride, cuda_padded(n));
-    }
-    if (out->rest && out->rest < n_tokens) {
-        return error_set(err, STATUS_INVALID, "%s: rests from row %lld on, within %d rows", name,
-                         (long long)out->rest, n_tokens);
-    }
-    return check_sizes(name, n, n_tokens, err);
+    const enum status status = check_x(name, out, cuda_padded(n), INT64_MAX, err);
+    return status ? status : check_sizes(name, n, n_tokens, err);
 }
 
 enum status cuda_rmsnorm(const struct cuda_rows *out, const float *h, int64_t h_stride, const float *weight,

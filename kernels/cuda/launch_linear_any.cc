@@ -7,12 +7,9 @@
 static enum status check_any(const char *name, const struct any_args *args, int64_t n_blocks,
                              struct error *err)
 {
-    const int32_t n_padded = cuda_padded(args->w.n_cols);
-    if (args->x_stride < n_padded || args->x_stride % 8 || (uintptr_t)args->x % 16) {
-        return error_set(
-            err, STATUS_INVALID,
-            "%s: rows of x are %lld apart, expected a multiple of 8, at least %d, and 16-byte alignment",
-            name, (long long)args->x_stride, n_padded);
+    const enum status status = check_x(name, &args->x, cuda_padded(args->w.n_cols), INT64_MAX, err);
+    if (status) {
+        return status;
     }
     if (args->y_stride < args->w.n_rows) {
         return error_set(err, STATUS_INVALID, "%s: rows of y are %lld apart, expected at least %d", name,
@@ -90,24 +87,22 @@ static enum status any_launch(const char *name, struct any_args *args, const str
     return status ? status : launched(simt_launch(grid, choice->kernel, *args), name, err);
 }
 
-enum status cuda_linear_any(float *y, int64_t y_stride, const struct cuda_matrix *w, const uint16_t *x,
-                            int64_t x_stride, const float *x_scales, int32_t n_tokens, void *stream,
-                            struct error *err)
+enum status cuda_linear_any(float *y, int64_t y_stride, const struct cuda_matrix *w,
+                            const struct cuda_rows *x, int32_t n_tokens, void *stream, struct error *err)
 {
-    struct any_args args = {*w,       nullptr,  y, y_stride, x,       x_stride,
-                            x_scales, n_tokens, 0, 0,        nullptr, nullptr};
-    const any_choice choice = any_choose(w, n_tokens == 1 ? ANY_ONE : ANY_MANY, n_tokens);
-    const int64_t n_token_tiles = ((int64_t)n_tokens + choice.n_tokens - 1) / choice.n_tokens;
+    const int32_t n_rows = n_tokens * x->parts;
+    struct any_args args = {*w, nullptr, y, y_stride, *x, n_rows, 0, 0, nullptr, nullptr};
+    const any_choice choice = any_choose(w, n_rows == 1 ? ANY_ONE : ANY_MANY, n_rows);
+    const int64_t n_token_tiles = ((int64_t)n_rows + choice.n_tokens - 1) / choice.n_tokens;
     return any_launch("linear_any", &args, &choice, n_token_tiles, stream, err);
 }
 
 enum status cuda_linear_any_grouped(float *y, int64_t y_stride, const struct cuda_matrix *experts,
-                                    const struct cuda_matrix *shape, int32_t n_experts, const uint16_t *x,
-                                    int64_t x_stride, const float *x_scales, const int32_t *slot_row,
+                                    const struct cuda_matrix *shape, int32_t n_experts,
+                                    const struct cuda_rows *x, const int32_t *slot_row,
                                     const int32_t *expert_begin, void *stream, struct error *err)
 {
-    struct any_args args = {*shape,   experts, y, y_stride, x,        x_stride,
-                            x_scales, 0,       0, 0,        slot_row, expert_begin};
+    struct any_args args = {*shape, experts, y, y_stride, *x, 0, 0, 0, slot_row, expert_begin};
     const any_choice choice = any_choose(shape, ANY_GROUPED, 0);
     return any_launch("linear_any_grouped", &args, &choice, n_experts, stream, err);
 }

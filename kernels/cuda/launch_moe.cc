@@ -99,33 +99,35 @@ template <bool INT8> static grouped_choice grouped_of_group(int32_t group_size, 
 }
 
 enum status cuda_any4_grouped(float *y, int64_t y_stride, const struct cuda_any4 *experts,
-                              const struct cuda_any4 *shape, int32_t n_experts, const uint16_t *x,
-                              int64_t x_stride, const float *x_scales, const int32_t *slot_row,
-                              const int32_t *expert_begin, int32_t max_slots, void *stream, struct error *err)
+                              const struct cuda_any4 *shape, int32_t n_experts, const struct cuda_rows *x,
+                              const int32_t *slot_row, const int32_t *expert_begin, int32_t max_slots,
+                              void *stream, struct error *err)
 {
     const char *name = "any4_grouped";
     const int32_t n_padded = shape->n_tile_cols * ANY4_TILE_COLS;
     const int64_t n_blocks = (int64_t)shape->n_row_blocks * n_experts;
     const int64_t n_units = (int64_t)shape->n_row_blocks * shape->n_tile_cols;
     if (n_experts < 1 || n_experts > CUDA_MOE_MAX_EXPERTS || max_slots < 1 || n_blocks > INT32_MAX ||
-        x_stride > INT32_MAX / max_slots || n_units > INT32_MAX / (UNIT_TILES * TILE_PIECES)) {
+        x->stride > INT32_MAX / 2 / max_slots || n_units > INT32_MAX / (UNIT_TILES * TILE_PIECES)) {
         return error_set(err, STATUS_INVALID,
                          "%s: %d slots, %d experts of %lld tiles of 32 rows are out of range", name,
                          max_slots, n_experts, (long long)n_units);
     }
-    if (x_stride < n_padded || x_stride % 8 || (uintptr_t)x % 16 || y_stride < shape->n_rows) {
-        return error_set(err, STATUS_INVALID,
-                         "%s: rows of x are %lld and of y %lld apart, expected a multiple of 8, at least %d, "
-                         "and 16-byte alignment, and at least %d",
-                         name, (long long)x_stride, (long long)y_stride, n_padded, shape->n_rows);
+    const enum status status = check_x(name, x, n_padded, INT32_MAX, err);
+    if (status) {
+        return status;
+    }
+    if (y_stride < shape->n_rows) {
+        return error_set(err, STATUS_INVALID, "%s: rows of y are %lld apart, expected at least %d", name,
+                         (long long)y_stride, shape->n_rows);
     }
     /* Twice an even share: experts that have more take another turn. */
-    const int64_t slots = 2 * (((int64_t)max_slots + n_experts - 1) / n_experts);
+    const int64_t slots = 2 * (((int64_t)max_slots + n_experts - 1) / n_experts) * x->parts;
     const grouped_choice choice = shape->kind == ANY4_LUT_INT8
                                       ? grouped_of_group<true>(shape->group_size, slots)
                                       : grouped_of_group<false>(shape->group_size, slots);
-    const struct grouped_args args = {*shape,   experts,  y,           y_stride, x, (int32_t)x_stride,
-                                      x_scales, slot_row, expert_begin};
+    const struct grouped_args args = {*shape,    experts,  y,        y_stride,    x->x, (int32_t)x->stride,
+                                      x->scales, x->parts, slot_row, expert_begin};
     const int32_t n_row_tiles = (shape->n_row_blocks + choice.n_row_blocks - 1) / choice.n_row_blocks;
     const struct simt_grid grid = {name, n_row_tiles * n_experts, GEMM_THREADS, (size_t)choice.shared_bytes,
                                    stream};

@@ -40,20 +40,16 @@ enum status cuda_any4_prefill(const struct cuda_linear *args, struct error *err)
         return status;
     }
     const prefill_choice choice = prefill_of_matrix(w);
-    const int64_t n_token_tiles = ((int64_t)args->n_tokens + choice.n_tokens - 1) / choice.n_tokens;
+    const int32_t n_rows = args->n_tokens * args->x.parts;
+    const int64_t n_token_tiles = ((int64_t)n_rows + choice.n_tokens - 1) / choice.n_tokens;
     const int64_t n_row_tiles = ((int64_t)w->n_row_blocks + PREFILL_ROW_BLOCKS - 1) / PREFILL_ROW_BLOCKS;
     if (n_token_tiles * n_row_tiles > INT32_MAX) {
         return error_set(err, STATUS_INVALID, "any4_prefill: %d tokens for %d rows are too many",
                          args->n_tokens, w->n_rows);
     }
-    const struct prefill_args kernel_args = {*w,
-                                             args->y,
-                                             args->y_stride,
-                                             args->x,
-                                             (int32_t)args->x_stride,
-                                             args->n_tokens,
-                                             args->x_scales,
-                                             linear_stripes(args)};
+    const struct prefill_args kernel_args = {
+        *w,     args->y,        args->y_stride, args->x.x,           (int32_t)args->x.stride,
+        n_rows, args->x.scales, args->x.parts,  linear_stripes(args)};
     const struct simt_grid grid = {"any4_prefill", (int32_t)(n_token_tiles * n_row_tiles), PREFILL_THREADS,
                                    (size_t)choice.shared_bytes, args->stream};
     return launched(simt_launch(grid, choice.kernel, kernel_args), grid.name, err);
@@ -61,11 +57,11 @@ enum status cuda_any4_prefill(const struct cuda_linear *args, struct error *err)
 
 enum status cuda_any4_linear(const struct cuda_linear *args, bool batch_invariant, struct error *err)
 {
-    if (!batch_invariant && args->n_tokens <= CUDA_MAX_TOKENS_GEMV) {
+    if (!batch_invariant && args->x.parts == 1 && args->n_tokens <= CUDA_MAX_TOKENS_GEMV) {
         return cuda_any4_gemv(args, false, err);
     }
-    return args->n_tokens <= CUDA_MAX_TOKENS_SMALL ? cuda_any4_gemm_small(args, err)
-                                                   : cuda_any4_prefill(args, err);
+    return (int64_t)args->n_tokens * args->x.parts <= CUDA_MAX_TOKENS_SMALL ? cuda_any4_gemm_small(args, err)
+                                                                            : cuda_any4_prefill(args, err);
 }
 
 typedef void dequantize_kernel(uint16_t *, int64_t, struct cuda_any4);

@@ -16,8 +16,8 @@ extern "C" {
 enum status cuda_any4_prefill(const struct cuda_linear *args, struct error *err);
 
 /* Any number of tokens by the kernel made for it. batch_invariant: a token's bits do not depend on the others
- * nor on their number; else 1 and 2 tokens take cuda_any4_gemv with sums of f16. The workspace must be for
- * min(n_tokens, CUDA_MAX_TOKENS_SMALL) tokens. */
+ * nor on their number; else 1 and 2 tokens in one part take cuda_any4_gemv with sums of f16. The workspace
+ * must be for min(n_tokens * x.parts, CUDA_MAX_TOKENS_SMALL) tokens. */
 enum status cuda_any4_linear(const struct cuda_linear *args, bool batch_invariant, struct error *err);
 
 /* out[row][col] = f16(w[row][col]) for the matrix's rows, zeros from n_cols to whole tiles; rows `stride`
@@ -55,17 +55,16 @@ void cuda_matrix_pack(void *block, const struct any4_matrix *w);
 /* Points into a copy of the block at `device`. */
 void cuda_matrix_place(struct cuda_matrix *out, const struct any4_matrix *w, const void *device);
 
-/* y[t][row] = x_scales[t] * (sum over col of w[row][col] * x[t][col]) with f32 products and sums, for
- * n_tokens >= 1. The order of additions depends on nothing but the number of columns. */
-enum status cuda_linear_any(float *y, int64_t y_stride, const struct cuda_matrix *w, const uint16_t *x,
-                            int64_t x_stride, const float *x_scales, int32_t n_tokens, void *stream,
-                            struct error *err);
+/* y[t][row] = sum over col of w[row][col] * x[t][col] with f32 products and sums, for n_tokens >= 1. The
+ * order of additions depends on nothing but the number of columns. */
+enum status cuda_linear_any(float *y, int64_t y_stride, const struct cuda_matrix *w,
+                            const struct cuda_rows *x, int32_t n_tokens, void *stream, struct error *err);
 
 /* y[slot] = W x for experts: the same bits as cuda_linear_any gives; arguments as in cuda_any4_grouped of
  * moe.h. */
 enum status cuda_linear_any_grouped(float *y, int64_t y_stride, const struct cuda_matrix *experts,
-                                    const struct cuda_matrix *shape, int32_t n_experts, const uint16_t *x,
-                                    int64_t x_stride, const float *x_scales, const int32_t *slot_row,
+                                    const struct cuda_matrix *shape, int32_t n_experts,
+                                    const struct cuda_rows *x, const int32_t *slot_row,
                                     const int32_t *expert_begin, void *stream, struct error *err);
 
 #ifdef __cplusplus

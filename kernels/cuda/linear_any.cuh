@@ -39,10 +39,8 @@ struct any_args {
     const struct cuda_matrix *experts; /* grouped: their matrices, w is the shape */
     float *y;
     int64_t y_stride;
-    const uint16_t *x;
-    int64_t x_stride;
-    const float *x_scales;
-    int32_t n_tokens;
+    struct cuda_rows x;
+    int32_t n_tokens;            /* rows of x: x.parts make a token of y */
     int32_t n_row_tiles;         /* of a block's rows */
     int32_t n_padded;            /* columns */
     const int32_t *slot_row;     /* grouped: row of x of each slot, or NULL */
@@ -166,6 +164,24 @@ SIMT_DEVICE void any_table_fill(uint32_t *tables, const struct cuda_matrix &w, i
     }
 }
 
+/* The sum of N values `stride` apart, the first of which is at[0]. */
+template <int N> SIMT_DEVICE float any_sum(const float *at, int32_t stride)
+{
+    float sum = 0;
+    SIMT_UNROLL
+    for (int32_t i = 0; i < N; i++) {
+        sum += at[i * stride];
+    }
+    return sum;
+}
+
+/* A token's scale times its sum, to a row of y. token: counted in parts, as everywhere in a kernel. */
+SIMT_DEVICE void any_store(const struct any_args &args, int32_t token, int32_t row, float sum)
+{
+    token /= args.x.parts;
+    args.y[token * args.y_stride + row] = x_scale_of_slot(args.x.scales, args.slot_row, token) * sum;
+}
+
 /* y of a block's rows and n_here of at most TOKENS tokens from first_token on (slots, where x is gathered).
  * tables: of the block's rows; sums: (ANY_WARPS, ANY_ROWS * TOKENS), free behind the next barrier. */
 template <any_format FORMAT, int TOKENS>
@@ -178,7 +194,7 @@ SIMT_DEVICE void any_product(const struct any_args &args, const struct cuda_matr
     SIMT_UNROLL
     for (int32_t t = 0; t < TOKENS; t++) { /* tokens that are not there: the last one again */
         const int32_t token = first_token + (t < n_here ? t : n_here - 1);
-        x[t] = args.x + (args.slot_row ? args.slot_row[token] : token) * args.x_stride;
+        x[t] = args.x.x + x_part_row(args.slot_row, token, args.x.parts) * args.x.stride;
     }
     float sums[ANY_ROWS][TOKENS] = {};
     for (int32_t step = simt_warp(); step * ANY_STEP_COLS < n_padded; step += ANY_WARPS) {
@@ -242,17 +258,17 @@ SIMT_DEVICE void any_product(const struct any_args &args, const struct cuda_matr
         }
     }
     simt_barrier();
-    if (simt_thread() < n_here * ANY_ROWS) {
-        const int32_t t = simt_thread() / ANY_ROWS, row = first_row + simt_thread() % ANY_ROWS;
-        float sum = 0;
-        SIMT_UNROLL
-        for (int32_t warp = 0; warp < ANY_WARPS; warp++) {
-            sum += shared_sums[warp * ANY_ROWS * TOKENS + simt_thread()];
+    const int32_t parts = args.x.parts;
+    if (simt_thread() < n_here / parts * ANY_ROWS) {
+        const int32_t token = simt_thread() / ANY_ROWS * parts, row = first_row + simt_thread() % ANY_ROWS;
+        const float *at = shared_sums + token * ANY_ROWS + simt_thread() % ANY_ROWS;
+        float sum = any_sum<ANY_WARPS>(at, ANY_ROWS * TOKENS);
+        if (parts == 2) {
+            sum = x_parts_sum(sum, any_sum<ANY_WARPS>(at + ANY_ROWS, ANY_ROWS * TOKENS));
         }
         if (row < w.n_rows) {
-            const int32_t token = first_token + t;
-            sum = w.kind == ANY4_LUT_INT8 ? w.row_scales[row] * sum : sum;
-            args.y[token * args.y_stride + row] = x_scale_of_slot(args.x_scales, args.slot_row, token) * sum;
+            any_store(args, first_token + token, row,
+                      w.kind == ANY4_LUT_INT8 ? w.row_scales[row] * sum : sum);
         }
     }
 }
@@ -282,7 +298,8 @@ template <any_format FORMAT> SIMT_KERNEL(ANY_THREADS, 1) linear_any_grouped_kern
     const int32_t expert = simt_block() / args.n_row_tiles;
     const int32_t row = simt_block() % args.n_row_tiles * ANY_ROWS;
     simt_dependency_wait();
-    const int32_t begin = args.expert_begin[expert], end = args.expert_begin[expert + 1];
+    const int32_t begin = args.expert_begin[expert] * args.x.parts;
+    const int32_t end = args.expert_begin[expert + 1] * args.x.parts;
     if (begin >= end) {
         return;
     }

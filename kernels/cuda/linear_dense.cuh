@@ -69,7 +69,7 @@ SIMT_DEVICE void dense_product(const struct any_args &args, const struct cuda_ma
     SIMT_UNROLL
     for (int32_t n = 0; n < N_TILES; n++) { /* tokens that are not there: the last one again */
         const int32_t token = first_token + (n * 8 + g < n_here ? n * 8 + g : n_here - 1);
-        x[n] = args.x + (args.slot_row ? args.slot_row[token] : token) * args.x_stride + t * 8;
+        x[n] = args.x.x + x_part_row(args.slot_row, token, args.x.parts) * args.x.stride + t * 8;
     }
     float sums[M_TILES][N_TILES][4] = {};
     dense_unit<M_TILES> next = {};
@@ -109,16 +109,17 @@ SIMT_DEVICE void dense_product(const struct any_args &args, const struct cuda_ma
             }
         }
         simt_barrier();
-        for (int32_t i = simt_thread(); i < 8 * layout::ROWS; i += DENSE_THREADS) {
-            const int32_t token = n * 8 + i / layout::ROWS, row = first_row + i % layout::ROWS;
-            float sum = 0;
-            SIMT_UNROLL
-            for (int32_t warp = 0; warp < DENSE_WARPS; warp++) {
-                sum += shared_sums[(warp * 8 + i / layout::ROWS) * layout::STRIDE + i % layout::ROWS];
+        const int32_t parts = args.x.parts;
+        for (int32_t i = simt_thread(); i < 8 / parts * layout::ROWS; i += DENSE_THREADS) {
+            const int32_t of_tile = i / layout::ROWS * parts, token = n * 8 + of_tile;
+            const int32_t row = first_row + i % layout::ROWS;
+            const float *at = shared_sums + of_tile * layout::STRIDE + i % layout::ROWS;
+            float sum = any_sum<DENSE_WARPS>(at, 8 * layout::STRIDE);
+            if (parts == 2) {
+                sum = x_parts_sum(sum, any_sum<DENSE_WARPS>(at + layout::STRIDE, 8 * layout::STRIDE));
             }
             if (token < n_here && row < w.n_rows) {
-                args.y[(first_token + token) * args.y_stride + row] =
-                    x_scale_of_slot(args.x_scales, args.slot_row, first_token + token) * sum;
+                any_store(args, first_token + token, row, sum);
             }
         }
     }
@@ -149,7 +150,8 @@ linear_dense_grouped_kernel(struct any_args args)
     const int32_t expert = simt_block() / args.n_row_tiles;
     const int32_t row = simt_block() % args.n_row_tiles * dense_shared<M_TILES>::ROWS;
     simt_dependency_wait();
-    const int32_t begin = args.expert_begin[expert], end = args.expert_begin[expert + 1];
+    const int32_t begin = args.expert_begin[expert] * args.x.parts;
+    const int32_t end = args.expert_begin[expert + 1] * args.x.parts;
     if (begin >= end) {
         return;
     }

@@ -154,6 +154,7 @@ struct grouped_args {
     const uint16_t *x;
     int32_t x_stride; /* 32 bits reach all slots */
     const float *x_scales;
+    int32_t parts;
     const int32_t *slot_row;
     const int32_t *expert_begin;
 };
@@ -171,12 +172,13 @@ SIMT_DEVICE void grouped_matrix(struct cuda_any4 *w, const struct grouped_args &
     }
 }
 
-/* Where the rows of x of the slots from `slot` on begin. Behind a barrier. */
-SIMT_DEVICE void grouped_rows(int32_t *x_at, const struct grouped_args &args, int32_t slot, int32_t n_here)
+/* Where the rows of x from number `part` on begin: from here on the parts of slots are counted (x_row.cuh).
+ * Behind a barrier. */
+SIMT_DEVICE void grouped_rows(int32_t *x_at, const struct grouped_args &args, int32_t part, int32_t n_here)
 {
     if (simt_thread() < n_here) {
-        const int32_t mine = slot + simt_thread();
-        x_at[simt_thread()] = (args.slot_row ? args.slot_row[mine] : mine) * args.x_stride;
+        const int32_t row = x_part_row(args.slot_row, part + simt_thread(), args.parts);
+        x_at[simt_thread()] = row * args.x_stride;
     }
 }
 
@@ -186,7 +188,7 @@ template <int N_TILES, bool INT8> constexpr int32_t grouped_blocks(void)
     return INT8 && N_TILES == 1 ? 2 : 1;
 }
 
-/* A block takes a row block of one expert, all its columns, for all the expert's slots, 8 * N_TILES of them
+/* A block takes a row block of one expert, all its columns, for all the expert's slots, 8 * N_TILES rows of x
  * at a time. */
 template <int GROUP, int N_TILES, bool INT8>
 SIMT_KERNEL(GEMM_THREADS, (grouped_blocks<N_TILES, INT8>()))
@@ -200,25 +202,28 @@ any4_grouped_kernel(struct grouped_args args)
     const int32_t expert = simt_block() / args.shape.n_row_blocks;
     const int32_t row_block = simt_block() % args.shape.n_row_blocks;
     simt_dependency_wait();
-    const int32_t begin = args.expert_begin[expert], end = args.expert_begin[expert + 1];
+    const int32_t parts = args.parts;
+    const int32_t begin = args.expert_begin[expert] * parts, end = args.expert_begin[expert + 1] * parts;
     if (begin >= end) {
         return;
     }
     grouped_matrix(w, args, expert);
     simt_barrier();
     const struct gemm_rows_gathered rows = {args.x, x_at};
-    for (int32_t slot = begin; slot < end; slot += TOKENS) {
-        const int32_t n_here = end - slot < TOKENS ? end - slot : TOKENS;
-        grouped_rows(x_at, args, slot, n_here); /* read behind the product's first barrier */
+    for (int32_t part = begin; part < end; part += TOKENS) {
+        const int32_t n_here = end - part < TOKENS ? end - part : TOKENS;
+        grouped_rows(x_at, args, part, n_here); /* read behind the product's first barrier */
         gemm_segment<GROUP, N_TILES, INT8, ANY4_TILE_COLS>(
             memory, w[0], gemm_range_of(row_block, 0, args.shape.n_tile_cols), rows, n_here);
-        for (int32_t i = simt_thread(); i < n_here * BLOCK_ROWS; i += GEMM_THREADS) {
-            const int32_t token = i / BLOCK_ROWS, row = row_block * BLOCK_ROWS + i % BLOCK_ROWS;
-            float sum = sums[token * GEMM_SUM_STRIDE + i % BLOCK_ROWS];
+        for (int32_t i = simt_thread(); i < n_here / parts * BLOCK_ROWS; i += GEMM_THREADS) {
+            const int32_t slot = part / parts + i / BLOCK_ROWS;
+            const int32_t row = row_block * BLOCK_ROWS + i % BLOCK_ROWS;
+            const float *at = sums + i / BLOCK_ROWS * parts * GEMM_SUM_STRIDE + i % BLOCK_ROWS;
+            float sum = parts == 2 ? x_parts_sum(at[0], at[GEMM_SUM_STRIDE]) : at[0];
             if (row < args.shape.n_rows) {
                 sum = INT8 ? w[0].row_scales[row] * sum : sum;
-                args.y[(slot + token) * args.y_stride + row] =
-                    x_scale_of_slot(args.x_scales, args.slot_row, slot + token) * sum;
+                args.y[slot * args.y_stride + row] =
+                    x_scale_of_slot(args.x_scales, args.slot_row, slot) * sum;
             }
         }
     }
@@ -236,19 +241,20 @@ any4_grouped_prefill_kernel(struct grouped_args args)
     const int32_t n_row_tiles = (args.shape.n_row_blocks + PREFILL_ROW_BLOCKS - 1) / PREFILL_ROW_BLOCKS;
     const int32_t expert = simt_block() / n_row_tiles, row_tile = simt_block() % n_row_tiles;
     simt_dependency_wait();
-    const int32_t begin = args.expert_begin[expert], end = args.expert_begin[expert + 1];
+    const int32_t begin = args.expert_begin[expert] * args.parts;
+    const int32_t end = args.expert_begin[expert + 1] * args.parts;
     if (begin >= end) {
         return;
     }
     grouped_matrix(w, args, expert);
     const struct gemm_rows_gathered rows = {args.x, x_at};
-    for (int32_t slot = begin; slot < end; slot += TOKENS) {
-        const int32_t n_here = end - slot < TOKENS ? end - slot : TOKENS;
-        grouped_rows(x_at, args, slot, n_here); /* those before were read in front of a barrier */
+    for (int32_t part = begin; part < end; part += TOKENS) {
+        const int32_t n_here = end - part < TOKENS ? end - part : TOKENS;
+        grouped_rows(x_at, args, part, n_here); /* those before were read in front of a barrier */
         simt_barrier();                         /* and nobody works on them any more */
         prefill_product<GROUP, N_TILES, INT8, true>(
             memory, w[0], row_tile, rows, n_here, 1,
-            {args.y, args.y_stride, args.x_scales, args.slot_row, slot});
+            {args.y, args.y_stride, args.x_scales, args.slot_row, part, args.parts});
     }
 }
 

@@ -37,15 +37,13 @@ enum status cuda_moe_route(const struct cuda_moe *moe, const float *logits, int6
                            void *stream, struct error *err);
 
 /* y[slot] = W[expert of slot] x[slot_row[slot]], or x[slot] where slot_row is NULL, for every slot up to
- * expert_begin[n_experts]; x_scales has a scale for each row of x, or is NULL. experts: (n_experts) on the
- * device, equal shapes; shape: one of them on the host. max_slots: how many slots there can be; chooses how
- * many are worked on at a time, which no bit depends on: a slot has the bits that cuda_any4_gemm_small gives
- * with a workspace of one block. */
+ * expert_begin[n_experts]. experts: (n_experts) on the device, equal shapes; shape: one of them on the host.
+ * max_slots: how many slots there can be; chooses how many are worked on at a time, which no bit depends on:
+ * a slot has the bits that cuda_any4_gemm_small gives with a workspace of one block. */
 enum status cuda_any4_grouped(float *y, int64_t y_stride, const struct cuda_any4 *experts,
-                              const struct cuda_any4 *shape, int32_t n_experts, const uint16_t *x,
-                              int64_t x_stride, const float *x_scales, const int32_t *slot_row,
-                              const int32_t *expert_begin, int32_t max_slots, void *stream,
-                              struct error *err);
+                              const struct cuda_any4 *shape, int32_t n_experts, const struct cuda_rows *x,
+                              const int32_t *slot_row, const int32_t *expert_begin, int32_t max_slots,
+                              void *stream, struct error *err);
 
 /* h[t] += (sum over ranks r in order of weights[t][r] * y[slot_of[t][r]]), rows of n f32; dead rows keep what
  * they hold. */

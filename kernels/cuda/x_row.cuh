@@ -2,6 +2,7 @@
 #ifndef KERNELS_CUDA_X_ROW_CUH
 #define KERNELS_CUDA_X_ROW_CUH
 
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/simt.h"
 
 SIMT_DEVICE uint32_t magnitude_bits(float value)
@@ -30,6 +31,26 @@ SIMT_DEVICE float x_scale_at(const float *x_scales, int64_t token)
 SIMT_DEVICE float x_scale_of_slot(const float *x_scales, const int32_t *slot_row, int64_t slot)
 {
     return x_scale_at(x_scales, slot_row ? slot_row[slot] : slot);
+}
+
+/* Where number `i` of the parts of all slots lies in x: part i % parts of the row that slot i / parts reads.
+ * Kernels of products count parts and do not tell them apart before their sums are whole. */
+SIMT_DEVICE int32_t x_part_row(const int32_t *slot_row, int32_t i, int32_t parts)
+{
+    const int32_t second = parts - 1, slot = i >> second;
+    return ((slot_row ? slot_row[slot] : slot) << second) + (i & second);
+}
+
+/* The second part of two values that were rounded to `pair`. */
+SIMT_DEVICE uint32_t x_rest_pair(uint32_t pair, float low, float high)
+{
+    return simt_f16_pair((low - simt_f16_low(pair)) * CUDA_REST, (high - simt_f16_high(pair)) * CUDA_REST);
+}
+
+/* A token's sum from those of its parts. */
+SIMT_DEVICE float x_parts_sum(float nearest, float rest)
+{
+    return fmaf(rest, 1 / CUDA_REST, nearest);
 }
 
 #endif

@@ -88,8 +88,9 @@ struct inputs : x_rows {
     int64_t y_stride;
     std::vector<float> expected;
 
-    inputs(const linear &m, int32_t tokens, enum data_kind data, struct rng *rng, bool with_scales = true)
-        : x_rows(tokens, m.device.n_cols, with_scales, data, rng), y_stride(m.device.n_rows + 3),
+    inputs(const linear &m, int32_t tokens, enum data_kind data, struct rng *rng, bool with_scales = true,
+           int32_t n_parts = 1)
+        : x_rows(tokens, m.device.n_cols, with_scales, data, rng, n_parts), y_stride(m.device.n_rows + 3),
           expected((size_t)(tokens * y_stride))
     {
         scalar.any4_gemm(expected.data(), y_stride, &m.host.matrix, values.data(), m.device.n_cols, tokens, 0,

@@ -35,7 +35,7 @@ static void check_y(const linear &m, const inputs &in, const std::vector<float> 
                     int32_t n_blocks, uint64_t seed)
 {
     const struct any4_matrix *w = &m.host.matrix;
-    const double chain = w->group_size + w->n_groups + 16 + n_blocks;
+    const double chain = w->group_size + w->n_groups + 16 + n_blocks + (in.parts - 1);
     for (int32_t token = 0; token < in.n_tokens; token++) {
         const float *x = in.values.data() + (size_t)token * (size_t)w->n_cols;
         for (int32_t row = 0; row < w->n_rows; row++) {
@@ -47,10 +47,10 @@ static void check_y(const linear &m, const inputs &in, const std::vector<float> 
                 2 * chain * UNIT_ROUNDOFF * sum + (variant == GEMV_F16 ? f16_loss(m, x, row, in.scaled) : 0);
             const size_t at = (size_t)(token * in.y_stride + row);
             CHECK(close_to(y[at], in.expected[at], tolerance),
-                  "%s, kind %d, %d x %d, group %d, token %d of %d, row %d, %d blocks, seed %d: %.9g, "
-                  "expected %.9g +- %g",
-                  names[variant], (int)w->kind, w->n_rows, w->n_cols, w->group_size, token, in.n_tokens, row,
-                  n_blocks, (int)seed, y[at], in.expected[at], tolerance);
+                  "%s, kind %d, %d x %d, group %d, token %d of %d in %d parts, row %d, %d blocks, seed %d: "
+                  "%.9g, expected %.9g +- %g",
+                  names[variant], (int)w->kind, w->n_rows, w->n_cols, w->group_size, token, in.n_tokens,
+                  in.parts, row, n_blocks, (int)seed, y[at], in.expected[at], tolerance);
         }
         for (int64_t row = w->n_rows; row < in.y_stride; row++) {
             CHECK(y[(size_t)(token * in.y_stride + row)] == 5, "%s wrote behind row %d", names[variant],
@@ -64,15 +64,15 @@ static std::vector<float> run(const linear &m, const inputs &in, variant_name va
                               uint64_t seed)
 {
     struct error err = {};
-    device_array<uint16_t> x(in.x);
-    const device_scales scales(in);
+    const device_x x(in);
+    const int32_t n_x_rows = in.n_tokens * in.parts;
     device_array<float> y(in.expected.size());
-    device_array<float> partials(std::vector<float>((size_t)cuda_partials(n_blocks, in.n_tokens), NAN));
+    device_array<float> partials(std::vector<float>((size_t)cuda_partials(n_blocks, n_x_rows), NAN));
     device_array<uint32_t> counters(std::vector<uint32_t>((size_t)m.device.n_row_blocks, 0));
     const struct cuda_workspace workspace = {n_blocks, partials.data, counters.data, m.device.n_row_blocks,
-                                             in.n_tokens};
-    const struct cuda_linear args = {&m.device,        y.data,      in.y_stride, x.data, in.x_stride,
-                                     scales.pointer(), in.n_tokens, &workspace,  nullptr};
+                                             n_x_rows};
+    const struct cuda_linear args = {&m.device,   y.data,     in.y_stride, x.rows(),
+                                     in.n_tokens, &workspace, nullptr};
     std::vector<float> first;
 #ifndef __CUDACC__
     simt_host_loads_reset();
@@ -121,22 +121,50 @@ static void test_all(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_
             }
         }
         test(m, in, GEMM, n_blocks, seed);
+        const int32_t n_two = std::min(n_tokens, CUDA_MAX_TOKENS_SMALL / 2);
+        const inputs two(m, n_two, data, &rng, scaled, 2);
+        test(m, two, GEMM, n_blocks, seed);
+        if (n_two == 1) {
+            test(m, two, GEMV_EXACT, n_blocks, seed);
+        }
     }
 }
 
+/* A second part of zeros changes no bit of what the first gives. */
+static void test_empty_rests(enum any4_kind kind)
+{
+    struct rng rng = {6};
+    linear m(kind, 40, 384, 64, DATA_RANDOM, 9);
+    const inputs one(m, 9, DATA_RANDOM, &rng);
+    inputs two = one;
+    two.parts = 2;
+    two.x.assign(2 * one.x.size(), 0);
+    for (int32_t token = 0; token < 9; token++) {
+        std::copy_n(one.x.begin() + token * one.x_stride, one.x_stride,
+                    two.x.begin() + 2 * token * one.x_stride);
+    }
+    const std::vector<float> expected = run(m, one, GEMM, 4, 1), found = run(m, two, GEMM, 4, 2);
+    CHECK(memcmp(found.data(), expected.data(), expected.size() * sizeof(float)) == 0,
+          "kind %d: a rest of 0 changes bits", (int)kind);
+}
+
 /* A token's bits are the same alone, among few and among many. */
-static void test_invariance(enum any4_kind kind, int32_t group_size)
+static void test_invariance(enum any4_kind kind, int32_t group_size, int32_t parts)
 {
     struct rng rng = {5};
     linear m(kind, 40, 384, group_size, DATA_RANDOM, 9);
-    inputs all(m, 64, DATA_RANDOM, &rng);
+    inputs all(m, 64 / parts, DATA_RANDOM, &rng, true, parts);
     std::vector<float> together = run(m, all, GEMM, 4, 1);
     for (int32_t n_tokens : {1, 7, 8, 9, 16, 17, 33}) {
+        if (n_tokens >= all.n_tokens) {
+            break;
+        }
         inputs few = all;
         few.n_tokens = n_tokens;
         std::vector<float> alone = run(m, few, GEMM, 4, 2);
         CHECK(memcmp(alone.data(), together.data(), (size_t)(n_tokens * all.y_stride) * sizeof(float)) == 0,
-              "kind %d, group %d: %d tokens have other bits than 64", (int)kind, group_size, n_tokens);
+              "kind %d, group %d, %d parts: %d tokens have other bits than %d", (int)kind, group_size, parts,
+              n_tokens, all.n_tokens);
     }
 }
 
@@ -215,8 +243,8 @@ static void test_refusals(void)
     float partials[64];
     uint32_t counters[1] = {0};
     struct cuda_workspace workspace = {1, partials, counters, 1, 1};
-    const struct cuda_linear good = {&m.device,        partials, 8,          in.x.data(), in.x_stride,
-                                     in.scales.data(), 1,        &workspace, nullptr};
+    const struct cuda_rows x = {in.x.data(), in.x_stride, in.scales.data(), 1};
+    const struct cuda_linear good = {&m.device, partials, 8, x, 1, &workspace, nullptr};
     struct cuda_linear bad = good;
     bad.n_tokens = 3;
     CHECK(cuda_any4_gemv(&bad, true, &err) == STATUS_INVALID && strstr(err.message, "3 tokens"), "%s",
@@ -224,8 +252,21 @@ static void test_refusals(void)
     bad.n_tokens = 65;
     CHECK(cuda_any4_gemm_small(&bad, &err) == STATUS_INVALID, "%s", err.message);
     bad = good;
-    bad.x_stride = 120;
+    bad.x.stride = 120;
     CHECK(cuda_any4_gemm_small(&bad, &err) == STATUS_INVALID && strstr(err.message, "rows of x"), "%s",
+          err.message);
+    bad = good;
+    bad.x.parts = 3;
+    CHECK(cuda_any4_gemm_small(&bad, &err) == STATUS_INVALID && strstr(err.message, "3 parts"), "%s",
+          err.message);
+    bad.x.parts = 2;
+    CHECK(cuda_any4_gemv(&bad, false, &err) == STATUS_INVALID && strstr(err.message, "2 parts"), "%s",
+          err.message);
+    CHECK(cuda_any4_gemm_small(&bad, &err) == STATUS_INVALID &&
+              strstr(err.message, "1 tokens, expected 1 and 2"),
+          "%s", err.message);
+    bad.n_tokens = 33;
+    CHECK(cuda_any4_gemm_small(&bad, &err) == STATUS_INVALID && strstr(err.message, "33 tokens"), "%s",
           err.message);
     bad = good;
     bad.y_stride = 7;
@@ -242,12 +283,15 @@ int main(int n_arguments, char **arguments)
     kernels_init_cpu(&scalar, 0);
     test_refusals();
     test_table_range(1);
+    test_empty_rests(ANY4_LUT_INT8);
+    test_empty_rests(ANY4_LUT);
 #ifdef TEST_FEW_SHAPES
     (void)n_arguments;
     (void)arguments;
     test_all(ANY4_LUT_INT8, 33, 1408, 32, DATA_RANDOM, {1, 9}, 2);
     test_all(ANY4_LUT, 8, 256, 64, DATA_RANDOM, {2}, 3);
-    test_invariance(ANY4_LUT_INT8, 128);
+    test_invariance(ANY4_LUT_INT8, 128, 1);
+    test_invariance(ANY4_LUT_INT8, 128, 2);
 #else
     const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 2;
     const std::vector<int32_t> tokens = {1, 2, 3, 8, 9, 33, 64};
@@ -265,7 +309,8 @@ int main(int n_arguments, char **arguments)
             }
             test_all(kind, 33, 256, group_size, DATA_ZERO, {1, 2, 9}, 3);
             test_all(kind, 33, 256, group_size, DATA_ALTERNATING, {1, 2, 9}, 4);
-            test_invariance(kind, group_size);
+            test_invariance(kind, group_size, 1);
+            test_invariance(kind, group_size, 2);
         }
     }
 #endif

@@ -12,7 +12,12 @@ struct shape {
     int32_t head_dim, n_heads, n_kv_heads, block_size, window;
     enum data_kind data;
     uint64_t seed;
-    bool exact = false; /* with rests */
+    int32_t parts = 1; /* of a result */
+
+    int32_t kind() const /* of result, for what is counted by it */
+    {
+        return (int32_t)type + 3 * (parts - 1);
+    }
 };
 
 /* Some sequences of N_POSITIONS positions each, all keys and values there; what no position owns is NaN. */
@@ -103,8 +108,7 @@ struct step {
     }
 };
 
-/* The rows' results, out_stride apart, and behind them their rests where exact. max_position: the bound that
- * the launch is given. */
+/* The parts of the rows' results, out_stride apart. max_position: the bound that the launch is given. */
 static std::vector<uint16_t> run(const struct problem &p, const struct step &step, int32_t max_position,
                                  int64_t out_stride, uint64_t seed)
 {
@@ -126,11 +130,10 @@ static std::vector<uint16_t> run(const struct problem &p, const struct step &ste
     device_array<uint8_t> k(p.k), v(p.v);
     device_array<int32_t> positions(step.positions), sequences(step.sequences), tables(p.tables);
     device_array<struct cuda_attention_tile> tiles(step.tiles);
-    device_array<uint16_t> out(
-        std::vector<uint16_t>((size_t)((s.exact ? 2 : 1) * n_rows * out_stride), 0x7777));
+    device_array<uint16_t> out(std::vector<uint16_t>((size_t)(s.parts * n_rows * out_stride), 0x7777));
     device_array<uint32_t> counters(std::vector<uint32_t>(n_counters, 0));
     struct cuda_attention args = {};
-    args.out = {out.data, out_stride, nullptr, s.exact ? n_rows : 0};
+    args.out = {out.data, out_stride, nullptr, s.parts};
     args.q = device_q.data;
     args.q_stride = q_stride;
     args.n_heads = s.n_heads;
@@ -165,26 +168,30 @@ static std::vector<uint16_t> run(const struct problem &p, const struct step &ste
 
 /* What roundings may do to a result whose exact value is sum(weight v) / sum(weight), with magnitude
  * sum(weight |v|) / sum(weight) =: m and u = 2^-24. A score in powers of e is off by d: a query is the sum of
- * two numbers of 8 (11) bits, its rest below 2^-16 (2^-22) of it; products are exact and head_dim of them
- * summed in f32; scaling and the argument of exp2 give 4 u |score - max| more. A weight then differs by the
- * factor exp(2 d), maximum included; it has 8 bits twice (bf16: 2^-16, above
- * 128 dimensions once) or 11 (f16: 2^-11, or 2^-25 of the unit's largest weight where f16 is subnormal, for
- * each of n keys); exp2f adds 4 u, sums n u, every unit and split 4 u, in numerator and total. Then f16:
- * 2^-11, or 2^-25 below 2^-14, or its end. */
+ * two numbers of 8 (11) bits, its rest below 2^-16 (2^-22) of it, of three of 8 (2^-24) for results in two
+ * parts; products are exact and head_dim of them summed in f32; scaling and the argument of exp2 give 4 u
+ * |score - max| more. A weight then differs by the factor exp(2 d), maximum included; it has 8 bits twice
+ * (bf16: 2^-16, above 128 dimensions once) or 11 (f16: 2^-11, for results in two parts twice: 2^-22, or 2^-39
+ * of the unit's largest weight where f16 is subnormal, for each of n keys); exp2f adds 4 u, sums n u, every
+ * unit and split 4 u, in numerator and total. Then f16: 2^-11, or 2^-25 below 2^-14, or its end; in two parts
+ * 2^-22, or 2^-37. Plain kernels round nothing but sums. */
 static void check_rows(const struct problem &p, const struct step &step, const std::vector<uint16_t> &out,
                        int64_t out_stride, double *error, double *rounding)
 {
     const struct shape &s = p.shape;
-    const bool f16 = s.type == KV_F16 && !s.exact, bf16 = s.type == KV_BF16 && !s.exact;
-    const double u = UNIT_ROUNDOFF, query_rest = bf16 ? 0x1p-16 : f16 ? 0x1p-22 : 0;
-    const double weight_rest = bf16 && s.head_dim > 128 ? 0x1p-8 : bf16 ? 0x1p-16 : f16 ? 0x1p-11 : 0;
+    const bool exact = s.parts == 2, plain = s.type == KV_F32 || (exact && s.head_dim > 128);
+    const bool f16 = s.type == KV_F16 && !plain, bf16 = s.type == KV_BF16 && !plain;
+    const double u = UNIT_ROUNDOFF, query_rest = bf16 ? (exact ? 0x1p-24 : 0x1p-16) : f16 ? 0x1p-22 : 0;
+    const double weight_rest = bf16  ? (s.head_dim > 128 ? 0x1p-8 : 0x1p-16)
+                               : f16 ? (exact ? 0x1p-22 : 0x1p-11)
+                                     : 0;
     const int32_t group = s.n_heads / s.n_kv_heads;
     std::vector<double> scores((size_t)p.n_positions);
     std::vector<float> key((size_t)s.head_dim), value(key), expected((size_t)p.q_row());
     for (size_t row = 0; row < step.positions.size(); row++) {
         const int32_t position = step.positions[row], sequence = step.sequences[row];
-        const uint16_t *got = out.data() + row * (size_t)out_stride;
-        const uint16_t *rest = s.exact ? got + step.positions.size() * (size_t)out_stride : nullptr;
+        const uint16_t *got = out.data() + row * (size_t)(s.parts * out_stride);
+        const uint16_t *rest = s.parts == 2 ? got + out_stride : nullptr;
         for (int64_t i = position < 0 ? 0 : p.q_row(); i < out_stride; i++) {
             const uint16_t behind = i < cuda_padded((int32_t)p.q_row()) ? 0 : 0x7777;
             CHECK(got[i] == behind && (!rest || rest[i] == behind), "row %zu, element %d is %04x", row,
@@ -243,7 +250,7 @@ static void check_rows(const struct problem &p, const struct step &step, const s
                 const int32_t at = head * s.head_dim + dim;
                 const double wanted = fmax(-65504, fmin(65504, (double)expected[(size_t)at]));
                 const double value_got = f16_to_f32(got[at]) + (rest ? f16_to_f32(rest[at]) / CUDA_REST : 0);
-                const double subnormal = f16 ? n * 0x1p-25 / total : 0;
+                const double subnormal = f16 ? n * 0x1p-39 / total : 0;
                 const double allowed = 2 * relative * magnitude[(size_t)dim] / total + subnormal +
                                        fabs(wanted) * (rest ? 0x1p-22 : 0x1.02p-11) +
                                        (rest ? 0x1p-37 : 0x1p-25);
@@ -272,8 +279,8 @@ static void check_same(const struct problem &p, const struct step &a, const std:
     for (size_t i = 0; i < a.positions.size(); i++) {
         for (size_t j = 0; j < b.positions.size(); j++) {
             if (a.positions[i] >= 0 && a.positions[i] == b.positions[j] && a.sequences[i] == b.sequences[j]) {
-                CHECK(!memcmp(out_a.data() + i * (size_t)out_stride, out_b.data() + j * (size_t)out_stride,
-                              (size_t)p.q_row() * 2),
+                const size_t row = (size_t)(p.shape.parts * out_stride); /* with what lies behind it */
+                CHECK(!memcmp(&out_a[i * row], &out_b[j * row], row * sizeof out_a[0]),
                       "%s: sequence %d, position %d, %s, head_dim %d, %d heads, %d KV heads, window %d, seed "
                       "%d",
                       what, a.sequences[i], a.positions[i], TYPE_NAMES[p.shape.type], p.shape.head_dim,
@@ -323,7 +330,8 @@ static void test_shape(const struct shape &s, int32_t n_positions, int32_t chunk
 /* Results beyond f16's end become its largest number, NaN stays. */
 static void test_saturation(enum kv_type type)
 {
-    struct problem p = problem_build({type, 8, 2, 1, 16, 0, DATA_RANDOM, 5}, 70);
+    const struct shape shape = {type, 8, 2, 1, 16, 0, DATA_RANDOM, 5, 2};
+    struct problem p = problem_build(shape, 70);
     for (size_t i = 0; i < p.v.size() / kv_type_bytes(type); i += 8) {
         store(p.v, type, (int64_t)i, 1e6f);
         store(p.v, type, (int64_t)i + 1, -70000);
@@ -335,13 +343,13 @@ static void test_saturation(enum kv_type type)
         step.add(0, 70 - n, n);
         step.cut();
         const std::vector<uint16_t> out = run(p, step, 69, stride, 3);
-        for (int32_t row = 0; row < n; row++) {
+        for (int32_t row = 0; row < 2 * n; row++) { /* both parts */
             for (int64_t at = row * stride; at < row * stride + p.q_row(); at += 8) {
                 const uint16_t *head = &out[(size_t)at];
                 CHECK(head[0] == 0x7bff && head[1] == 0xfbff && (head[2] & 0x7fff) > 0x7c00 &&
                           fabsf(f16_to_f32(head[3])) <= 1,
-                      "%s, %d rows: %04x %04x %04x %04x", TYPE_NAMES[type], n, head[0], head[1], head[2],
-                      head[3]);
+                      "%s, %d rows, part %d: %04x %04x %04x %04x", TYPE_NAMES[type], n, row % 2, head[0],
+                      head[1], head[2], head[3]);
             }
         }
     }
@@ -373,7 +381,7 @@ static void test_refusals(void)
     static int32_t zeros[8];
     static const struct cuda_attention_tile tile = {0, 1};
     struct cuda_attention good = {};
-    good.out = {memory, 128, nullptr, 0};
+    good.out = {memory, 128, nullptr, 1};
     good.q = floats;
     good.q_stride = 128;
     good.n_heads = 2;
@@ -405,9 +413,9 @@ static void test_refusals(void)
     refused([](struct cuda_attention *a) { a->head_dim = 264; }, "heads of 264");
     refused([](struct cuda_attention *a) { a->n_heads = 3, a->n_kv_heads = 2; }, "3 heads");
     refused([](struct cuda_attention *a) { a->n_tiles = 2; }, "2 tiles");
-    refused([](struct cuda_attention *a) { a->out.stride = 120; }, "at least 128");
+    refused([](struct cuda_attention *a) { a->out.stride = 120; }, "from 128");
     refused([](struct cuda_attention *a) { a->out.scales = floats; }, "scales");
-    refused([](struct cuda_attention *a) { a->n_rows = 2, a->out.rest = 1; }, "from row 1");
+    refused([](struct cuda_attention *a) { a->out.parts = 0; }, "0 parts");
     refused([](struct cuda_attention *a) { a->q_stride = 127; }, "127");
     refused([](struct cuda_attention *a) { a->block_stride = 260; }, "260");
     refused([](struct cuda_attention *a) { a->n_partials = 100; }, "100 partials");
@@ -426,28 +434,27 @@ int main(void)
 #ifdef TEST_FEW_SHAPES
     const struct shape shapes[] = {{KV_BF16, 8, 4, 1, 16, 0, DATA_RANDOM, 1},
                                    {KV_F32, 8, 2, 1, 4, 0, DATA_RANDOM, 2},
-                                   {KV_F16, 8, 2, 1, 4, 0, DATA_RANDOM, 3, true}};
+                                   {KV_F16, 8, 2, 1, 4, 0, DATA_RANDOM, 3, 2}};
     for (const struct shape &s : shapes) {
-        test_shape(s, s.type == KV_F32 || s.exact ? 140 : 260, 6, &error[s.type + 3 * s.exact],
-                   &rounding[s.type + 3 * s.exact]);
+        test_shape(s, s.type == KV_F32 ? 140 : 260, 6, &error[s.kind()], &rounding[s.kind()]);
     }
 #else
     const struct shape shapes[] = {
-        {KV_BF16, 64, 4, 1, 32, 0, DATA_RANDOM, 1},        {KV_F16, 64, 8, 1, 16, 0, DATA_RANDOM, 2},
-        {KV_BF16, 128, 2, 2, 32, 0, DATA_EXTREME, 3},      {KV_F16, 128, 4, 1, 32, 0, DATA_EXTREME, 4},
-        {KV_BF16, 8, 8, 4, 3, 0, DATA_RANDOM, 5},          {KV_F16, 80, 3, 1, 8, 100, DATA_RANDOM, 6},
-        {KV_BF16, 96, 7, 1, 1, 300, DATA_RANDOM, 7},       {KV_BF16, 256, 2, 1, 32, 0, DATA_RANDOM, 8},
-        {KV_F16, 16, 17, 1, 32, 33, DATA_RANDOM, 9},       {KV_BF16, 32, 2, 1, 64, 1, DATA_ZERO, 10},
-        {KV_F32, 64, 4, 2, 32, 0, DATA_RANDOM, 11},        {KV_F32, 256, 2, 1, 16, 100, DATA_EXTREME, 12},
-        {KV_BF16, 64, 4, 1, 32, 0, DATA_RANDOM, 14, true}, {KV_F16, 80, 3, 1, 8, 100, DATA_EXTREME, 16, true},
-        {KV_F32, 24, 2, 1, 3, 0, DATA_RANDOM, 18, true},
+        {KV_BF16, 64, 4, 1, 32, 0, DATA_RANDOM, 1},      {KV_F16, 64, 8, 1, 16, 0, DATA_RANDOM, 2},
+        {KV_BF16, 128, 2, 2, 32, 0, DATA_EXTREME, 3},    {KV_F16, 128, 4, 1, 32, 0, DATA_EXTREME, 4},
+        {KV_BF16, 8, 8, 4, 3, 0, DATA_RANDOM, 5},        {KV_F16, 80, 3, 1, 8, 100, DATA_RANDOM, 6},
+        {KV_BF16, 96, 7, 1, 1, 300, DATA_RANDOM, 7},     {KV_BF16, 256, 2, 1, 32, 0, DATA_RANDOM, 8},
+        {KV_F16, 16, 17, 1, 32, 33, DATA_RANDOM, 9},     {KV_BF16, 32, 2, 1, 64, 1, DATA_ZERO, 10},
+        {KV_F32, 64, 4, 2, 32, 0, DATA_RANDOM, 11},      {KV_F32, 256, 2, 1, 16, 100, DATA_EXTREME, 12},
+        {KV_BF16, 64, 4, 1, 32, 0, DATA_RANDOM, 14, 2},  {KV_F16, 80, 3, 1, 8, 100, DATA_EXTREME, 16, 2},
+        {KV_F32, 24, 2, 1, 3, 0, DATA_RANDOM, 18, 2},    {KV_F16, 128, 4, 1, 32, 0, DATA_RANDOM, 20, 2},
+        {KV_BF16, 200, 2, 1, 16, 0, DATA_RANDOM, 22, 2},
     };
 #ifndef __CUDACC__
     simt_host_loads_reset();
 #endif
     for (const struct shape &s : shapes) {
-        test_shape(s, s.seed % 2 ? 530 : 300, 21, &error[s.type + 3 * s.exact],
-                   &rounding[s.type + 3 * s.exact]);
+        test_shape(s, s.seed % 2 ? 530 : 300, 21, &error[s.kind()], &rounding[s.kind()]);
     }
 #ifndef __CUDACC__
     const struct simt_host_loads loads = simt_host_loads_get();
@@ -461,7 +468,7 @@ int main(void)
             continue;
         }
         fprintf(stderr, "%s%s: error %.3g of what rounding the result to f16 alone gives\n",
-                TYPE_NAMES[type % 3], type < 3 ? "" : " exact", sqrt(error[type] / rounding[type]));
+                TYPE_NAMES[type % 3], type < 3 ? "" : ", in two parts", sqrt(error[type] / rounding[type]));
     }
     return checks_finish("cuda_attention");
 }

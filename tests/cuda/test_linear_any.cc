@@ -53,8 +53,9 @@ struct linear {
 struct inputs : x_rows {
     int64_t y_stride;
 
-    inputs(const linear &m, int32_t tokens, enum data_kind data, struct rng *rng, bool with_scales = true)
-        : x_rows(tokens, m.device.n_cols, with_scales, data, rng), y_stride(m.device.n_rows + 3)
+    inputs(const linear &m, int32_t tokens, enum data_kind data, struct rng *rng, bool with_scales = true,
+           int32_t n_parts = 1)
+        : x_rows(tokens, m.device.n_cols, with_scales, data, rng, n_parts), y_stride(m.device.n_rows + 3)
     {
     }
 };
@@ -62,13 +63,12 @@ struct inputs : x_rows {
 static std::vector<float> run(const linear &m, const inputs &in, int32_t n_tokens, uint64_t seed)
 {
     struct error err = {};
-    device_array<uint16_t> x(in.x);
-    const device_scales scales(in);
+    const device_x x(in);
+    const struct cuda_rows rows = x.rows();
     device_array<float> y(std::vector<float>((size_t)(n_tokens * in.y_stride), 5));
     order_seed(seed);
-    CHECK(!cuda_linear_any(y.data, in.y_stride, &m.device, x.data, in.x_stride, scales.pointer(), n_tokens,
-                           nullptr, &err),
-          "%s", err.message);
+    CHECK(!cuda_linear_any(y.data, in.y_stride, &m.device, &rows, n_tokens, nullptr, &err), "%s",
+          err.message);
     return y.download();
 }
 
@@ -88,6 +88,7 @@ static void check_y(const linear &m, const inputs &in, const std::vector<float> 
     if (w->kind == ANY4_BF16) { /* each of a warp's columns twice, rounded or cut off, and 8 warps */
         chain = 2 * 64 * ((w->n_cols + 255) / 256) + 10;
     }
+    chain += in.parts - 1;
     for (int32_t token = 0; token < in.n_tokens; token++) {
         const float *x = in.values.data() + (size_t)token * (size_t)w->n_cols;
         for (int32_t row = 0; row < w->n_rows; row++) {
@@ -98,9 +99,10 @@ static void check_y(const linear &m, const inputs &in, const std::vector<float> 
             const double tolerance = chain * UNIT_ROUNDOFF * sum;
             const size_t at = (size_t)(token * in.y_stride + row);
             CHECK(close_to(y[at], expected[at], tolerance),
-                  "%s, %d x %d, group %d, token %d of %d, row %d, seed %d: %.9g, expected %.9g +- %g", m.name,
-                  w->n_rows, w->n_cols, w->group_size, token, in.n_tokens, row, (int)seed, y[at],
-                  expected[at], tolerance);
+                  "%s, %d x %d, group %d, token %d of %d in %d parts, row %d, seed %d: %.9g, expected %.9g "
+                  "+- %g",
+                  m.name, w->n_rows, w->n_cols, w->group_size, token, in.n_tokens, in.parts, row, (int)seed,
+                  y[at], expected[at], tolerance);
         }
         for (int64_t row = w->n_rows; row < in.y_stride; row++) {
             CHECK(y[(size_t)(token * in.y_stride + row)] == 5, "%s wrote behind row %d", m.name, w->n_rows);
@@ -108,12 +110,12 @@ static void check_y(const linear &m, const inputs &in, const std::vector<float> 
     }
 }
 
-static void test(const struct test_format *format, int32_t n_rows, int32_t n_cols, int32_t group_size,
-                 enum data_kind data, int32_t n_tokens, uint64_t seed)
+static void test_parts(const struct test_format *format, int32_t n_rows, int32_t n_cols, int32_t group_size,
+                       enum data_kind data, int32_t n_tokens, uint64_t seed, int32_t parts)
 {
     struct rng rng = {seed * 77};
     const linear m(format, n_rows, n_cols, group_size, data, seed);
-    const inputs in(m, n_tokens, data, &rng, data == DATA_EXTREME || rng_below(&rng, 3) != 0);
+    const inputs in(m, n_tokens, data, &rng, data == DATA_EXTREME || rng_below(&rng, 3) != 0, parts);
 #ifndef __CUDACC__
     simt_host_loads_reset();
 #endif
@@ -129,8 +131,16 @@ static void test(const struct test_format *format, int32_t n_rows, int32_t n_col
 #endif
 }
 
+static void test(const struct test_format *format, int32_t n_rows, int32_t n_cols, int32_t group_size,
+                 enum data_kind data, int32_t n_tokens, uint64_t seed)
+{
+    test_parts(format, n_rows, n_cols, group_size, data, n_tokens, seed, 1);
+    test_parts(format, n_rows, n_cols, group_size, data, n_tokens, seed, 2);
+}
+
 /* Experts, one of them without slots, against one product a slot. */
-static void test_grouped(const struct test_format *format, int32_t n_cols, bool gathered, uint64_t seed)
+static void test_grouped(const struct test_format *format, int32_t n_cols, bool gathered, uint64_t seed,
+                         int32_t parts)
 {
     enum { N_EXPERTS = 4, N_ROWS = 9, N_TOKENS = 7 };
     const std::vector<int32_t> begin = {0, 3, 3, 12, 14};
@@ -144,19 +154,19 @@ static void test_grouped(const struct test_format *format, int32_t n_cols, bool 
         experts.push_back(std::make_unique<linear>(format, (int32_t)N_ROWS, n_cols, 32, DATA_RANDOM, own));
         matrices.push_back(experts.back()->device);
     }
-    const inputs in(*experts[0], gathered ? (int32_t)N_TOKENS : n_slots, DATA_RANDOM, &rng);
+    const inputs in(*experts[0], gathered ? (int32_t)N_TOKENS : n_slots, DATA_RANDOM, &rng, true, parts);
     std::vector<int32_t> rows;
     for (int32_t slot = 0; slot < n_slots; slot++) {
         rows.push_back(gathered ? rng_below(&rng, N_TOKENS) : slot);
     }
     device_array<struct cuda_matrix> device_matrices(matrices);
     device_array<int32_t> device_begin(begin), device_rows(rows);
-    device_array<uint16_t> x(in.x);
-    const device_scales scales(in);
+    const device_x x(in);
+    const struct cuda_rows x_all = x.rows();
     device_array<float> y(std::vector<float>((size_t)(n_slots * in.y_stride), 5));
     CHECK(!cuda_linear_any_grouped(y.data, in.y_stride, device_matrices.data, matrices.data(), N_EXPERTS,
-                                   x.data, in.x_stride, scales.pointer(),
-                                   gathered ? device_rows.data : nullptr, device_begin.data, nullptr, &err),
+                                   &x_all, gathered ? device_rows.data : nullptr, device_begin.data, nullptr,
+                                   &err),
           "%s", err.message);
     const std::vector<float> found = y.download();
     for (int32_t expert = 0; expert < N_EXPERTS; expert++) {
@@ -194,7 +204,7 @@ static void test_refusals(void)
     size_t bytes;
     struct rng rng = {1};
     const linear m(format_of(ANY4_LUT, 2), 8, 128, 32, DATA_RANDOM, 1);
-    const inputs in(m, 1, DATA_RANDOM, &rng);
+    inputs in(m, 1, DATA_RANDOM, &rng);
     struct any4_matrix other = m.host.matrix;
     other.code_bits = 5;
     CHECK(cuda_matrix_bytes(&bytes, &other, &err) == STATUS_INVALID && bytes == 0, "5 bits");
@@ -206,16 +216,17 @@ static void test_refusals(void)
     CHECK(cuda_matrix_bytes(&bytes, &other, &err) == STATUS_INVALID && strstr(err.message, "layout"), "%s",
           err.message);
     float y[8];
-    CHECK(cuda_linear_any(y, 8, &m.device, in.x.data(), 120, nullptr, 1, nullptr, &err) == STATUS_INVALID &&
-              strstr(err.message, "rows of x"),
-          "%s", err.message);
-    CHECK(cuda_linear_any(y, 7, &m.device, in.x.data(), in.x_stride, nullptr, 1, nullptr, &err) ==
-                  STATUS_INVALID &&
-              strstr(err.message, "rows of y"),
-          "%s", err.message);
-    CHECK(cuda_linear_any(y, 8, &m.device, in.x.data(), in.x_stride, nullptr, 0, nullptr, &err) ==
-              STATUS_INVALID,
-          "no tokens");
+    const auto refuses = [&](int64_t x_stride, int32_t parts, int64_t y_stride, int32_t n_tokens,
+                             const char *part) {
+        const struct cuda_rows x = {in.x.data(), x_stride, nullptr, parts};
+        CHECK(cuda_linear_any(y, y_stride, &m.device, &x, n_tokens, nullptr, &err) == STATUS_INVALID &&
+                  strstr(err.message, part),
+              "%s", err.message);
+    };
+    refuses(120, 1, 8, 1, "rows of x");
+    refuses(in.x_stride, 3, 8, 1, "3 parts");
+    refuses(in.x_stride, 1, 7, 1, "rows of y");
+    refuses(in.x_stride, 1, 8, 0, "0 blocks");
 }
 
 /* A bias is a row that is added to every token's. */
@@ -239,7 +250,7 @@ int main(int n_arguments, char **arguments)
     (void)arguments;
     test(format_of(ANY4_LUT, 3), 5, 200, 32, DATA_RANDOM, 9, 1);
     test(format_of(ANY4_BF16, 0), 5, 640, 0, DATA_RANDOM, 17, 2);
-    test_grouped(format_of(ANY4_LUT_INT8, 2), 200, true, 3);
+    test_grouped(format_of(ANY4_LUT_INT8, 2), 200, true, 3, 2);
     test_not_finite(format_of(ANY4_BF16, 0));
 #else
     const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 2;
@@ -264,8 +275,10 @@ int main(int n_arguments, char **arguments)
             test(&format, 5, 256, group_size, DATA_EXTREME, 2, 4);
             test(&format, 5, 256, group_size, DATA_ALTERNATING, 9, 5);
         }
-        test_grouped(&format, 328, true, 1);
-        test_grouped(&format, 256, false, 2);
+        for (int32_t parts : {1, 2}) {
+            test_grouped(&format, 328, true, 1, parts);
+            test_grouped(&format, 256, false, 2, parts);
+        }
         test_not_finite(&format);
         if (format.kind == ANY4_BF16) {
             test(&format, 70, 640, 0, DATA_RANDOM, 33, 6);

@@ -158,7 +158,7 @@ static void test_route(int32_t n_experts, int32_t n_used, int32_t n_rows, bool d
  * does for every max_slots, which choose other instances. */
 static void test_grouped(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_t group_size,
                          const std::vector<int32_t> &counts, bool gathered,
-                         const std::vector<int32_t> &max_slots, uint64_t seed)
+                         const std::vector<int32_t> &max_slots, uint64_t seed, int32_t parts)
 {
     struct error err = {};
     struct rng rng = {seed};
@@ -172,30 +172,22 @@ static void test_grouped(enum any4_kind kind, int32_t n_rows, int32_t n_cols, in
         begin.push_back(begin.back() + count);
     }
     const int32_t n_slots = begin.back(), n_x_rows = gathered ? 5 : n_slots;
-    const inputs in(*experts[0], n_x_rows, DATA_RANDOM, &rng, seed % 3 != 0);
+    const inputs in(*experts[0], n_x_rows, DATA_RANDOM, &rng, seed % 3 != 0, parts);
     for (int32_t slot = 0; slot < n_slots; slot++) {
         rows.push_back(gathered ? rng_below(&rng, n_x_rows) : slot);
     }
     std::vector<float> expected((size_t)((n_slots + 1) * in.y_stride), 5);
-    device_array<uint16_t> x(in.x);
-    const device_scales scales(in);
+    const device_x x(in);
     for (size_t expert = 0; expert < counts.size(); expert++) {
-        device_array<float> partials((size_t)cuda_partials(1, 1));
+        device_array<float> partials((size_t)cuda_partials(1, parts));
         device_array<uint32_t> counters(std::vector<uint32_t>((size_t)matrices[expert].n_row_blocks, 0));
         const struct cuda_workspace workspace = {1, partials.data, counters.data,
-                                                 matrices[expert].n_row_blocks, 1};
+                                                 matrices[expert].n_row_blocks, parts};
         for (int32_t slot = begin[expert]; slot < begin[expert + 1]; slot++) {
             device_array<float> y(std::vector<float>((size_t)in.y_stride, 5));
             const int32_t row = rows[(size_t)slot];
-            const struct cuda_linear one = {&matrices[expert],
-                                            y.data,
-                                            in.y_stride,
-                                            x.data + row * in.x_stride,
-                                            in.x_stride,
-                                            scales.pointer(row),
-                                            1,
-                                            &workspace,
-                                            nullptr};
+            const struct cuda_linear one = {&matrices[expert], y.data, in.y_stride, x.rows(row), 1,
+                                            &workspace,        nullptr};
             CHECK(!cuda_any4_gemm_small(&one, &err), "%s", err.message);
             const std::vector<float> alone = y.download();
             std::copy(alone.begin(), alone.end(), expected.begin() + slot * in.y_stride);
@@ -209,14 +201,14 @@ static void test_grouped(enum any4_kind kind, int32_t n_rows, int32_t n_cols, in
 #ifndef __CUDACC__
         simt_host_loads_reset();
 #endif
+        const struct cuda_rows all_rows = x.rows();
         CHECK(!cuda_any4_grouped(y.data, in.y_stride, device_matrices.data, matrices.data(),
-                                 (int32_t)counts.size(), x.data, in.x_stride, scales.pointer(),
-                                 gathered ? device_rows.data : nullptr, device_begin.data, most, nullptr,
-                                 &err),
+                                 (int32_t)counts.size(), &all_rows, gathered ? device_rows.data : nullptr,
+                                 device_begin.data, most, nullptr, &err),
               "%s", err.message);
         CHECK(memcmp(y.download().data(), expected.data(), expected.size() * sizeof(float)) == 0,
-              "kind %d, %d x %d, group %d, for %d slots: other bits than alone", (int)kind, n_rows, n_cols,
-              group_size, most);
+              "kind %d, %d x %d, group %d, %d parts, for %d slots: other bits than alone", (int)kind, n_rows,
+              n_cols, group_size, parts, most);
 #if !defined(SIMT_TSAN) && !defined(__CUDACC__)
         const struct simt_host_loads loads = simt_host_loads_get();
         CHECK(loads.loads > 0 && loads.wavefronts == loads.ideal, "grouped: bank conflicts");
@@ -285,13 +277,18 @@ static void test_refusals(void)
     CHECK(cuda_moe_logits(nullptr, 65, &router, nullptr, 8, nullptr, 0, 1, nullptr, &err) == STATUS_INVALID,
           "65 experts");
     const linear m(ANY4_LUT_INT8, 8, 200, 32, DATA_RANDOM, 1);
-    CHECK(cuda_any4_grouped(nullptr, 8, &m.device, &m.device, 1, nullptr, 200, nullptr, nullptr, nullptr, 1,
-                            nullptr, &err) == STATUS_INVALID &&
-              strstr(err.message, "rows of x"),
-          "%s", err.message);
-    CHECK(cuda_any4_grouped(nullptr, 8, &m.device, &m.device, 1, nullptr, 256, nullptr, nullptr, nullptr, 0,
-                            nullptr, &err) == STATUS_INVALID,
-          "no slots");
+    const auto grouped_refuses = [&](int64_t x_stride, int32_t parts, int64_t y_stride, int32_t most,
+                                     const char *part) {
+        const struct cuda_rows x = {nullptr, x_stride, nullptr, parts};
+        CHECK(cuda_any4_grouped(nullptr, y_stride, &m.device, &m.device, 1, &x, nullptr, nullptr, most,
+                                nullptr, &err) == STATUS_INVALID &&
+                  strstr(err.message, part),
+              "%s", err.message);
+    };
+    grouped_refuses(200, 1, 8, 1, "rows of x");
+    grouped_refuses(256, 0, 8, 1, "0 parts");
+    grouped_refuses(256, 1, 7, 1, "rows of y");
+    grouped_refuses(256, 1, 8, 0, "0 slots");
 }
 
 int main(int n_arguments, char **arguments)
@@ -304,8 +301,9 @@ int main(int n_arguments, char **arguments)
     (void)arguments;
     test_logits(ANY4_BF16, 200, 8, 3, 1);
     test_route(8, 2, 33, true, 1);
-    test_grouped(ANY4_LUT_INT8, 33, 200, 32, {3, 0, 17}, true, {20, 900}, 1);
-    test_grouped(ANY4_LUT, 33, 256, 128, {33}, false, {33}, 1);
+    test_grouped(ANY4_LUT_INT8, 33, 200, 32, {3, 0, 17}, true, {20, 900}, 1, 1);
+    test_grouped(ANY4_LUT, 33, 256, 128, {33}, false, {33}, 1, 1);
+    test_grouped(ANY4_LUT_INT8, 33, 200, 32, {3, 0, 17}, true, {20, 900}, 1, 2);
     test_combine(200, 2, 3, 1);
 #else
     const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 2;
@@ -324,8 +322,11 @@ int main(int n_arguments, char **arguments)
         test_route(33, 6, 5, false, seed);
         for (enum any4_kind kind : {ANY4_LUT_INT8, ANY4_LUT}) {
             for (int32_t group_size : {32, 64, 128}) {
-                test_grouped(kind, 33, 200, group_size, {3, 0, 9, 1}, true, {4, 32, 64, 1000}, seed);
-                test_grouped(kind, 8, 1408, group_size, {0, 18}, false, {18}, seed + 1);
+                for (int32_t parts : {1, 2}) {
+                    test_grouped(kind, 33, 200, group_size, {3, 0, 9, 1}, true, {4, 32, 64, 1000}, seed,
+                                 parts);
+                    test_grouped(kind, 8, 1408, group_size, {0, 18}, false, {18}, seed + 1, parts);
+                }
             }
         }
         test_combine(200, 2, 5, seed);
@@ -333,8 +334,10 @@ int main(int n_arguments, char **arguments)
         test_combine(600, 8, 3, seed);
     }
     test_route(8, 2, 4096, true, 5);
-    test_grouped(ANY4_LUT_INT8, 40, 256, 64, {70, 1}, true, {200}, 3);
-    test_grouped(ANY4_LUT, 170, 640, 32, {2, 0, 35}, true, {8, 600}, 4);
+    for (int32_t parts : {1, 2}) {
+        test_grouped(ANY4_LUT_INT8, 40, 256, 64, {70, 1}, true, {200}, 3, parts);
+        test_grouped(ANY4_LUT, 170, 640, 32, {2, 0, 35}, true, {8, 600}, 4, parts);
+    }
 #endif
     return checks_finish("cuda_moe");
 }

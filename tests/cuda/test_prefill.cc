@@ -13,18 +13,15 @@ static void multiply(std::vector<float> &out, const linear &m, const inputs &in,
                      int32_t n_tokens, way how, int32_t n_blocks, uint64_t seed)
 {
     struct error err = {};
-    const int32_t max_tokens = std::min(n_tokens, (int32_t)CUDA_MAX_TOKENS_SMALL);
-    device_array<uint16_t> x(in.x);
-    const device_scales scales(in);
+    const int32_t max_tokens = std::min(n_tokens * in.parts, (int32_t)CUDA_MAX_TOKENS_SMALL);
+    const device_x x(in);
     device_array<float> y(out);
     device_array<float> partials(std::vector<float>((size_t)cuda_partials(n_blocks, max_tokens), NAN));
     device_array<uint32_t> counters(std::vector<uint32_t>((size_t)m.device.n_row_blocks, 0));
     const struct cuda_workspace workspace = {n_blocks, partials.data, counters.data, m.device.n_row_blocks,
                                              max_tokens};
     const struct cuda_linear args = {
-        &m.device,   y.data + begin * in.y_stride, in.y_stride, x.data + begin * in.x_stride,
-        in.x_stride, scales.pointer(begin),        n_tokens,    &workspace,
-        nullptr};
+        &m.device, y.data + begin * in.y_stride, in.y_stride, x.rows(begin), n_tokens, &workspace, nullptr};
     order_seed(seed);
     enum status status = how == FEW       ? cuda_any4_gemm_small(&args, &err)
                          : how == PREFILL ? cuda_any4_prefill(&args, &err)
@@ -34,16 +31,16 @@ static void multiply(std::vector<float> &out, const linear &m, const inputs &in,
 }
 
 static void test(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_t group_size, int32_t n_tokens,
-                 const std::vector<int32_t> &blocks, uint64_t seed)
+                 const std::vector<int32_t> &blocks, uint64_t seed, int32_t parts)
 {
     struct rng rng = {seed * 99};
     const linear m(kind, n_rows, n_cols, group_size, DATA_RANDOM, seed);
-    const inputs in(m, n_tokens, DATA_RANDOM, &rng, seed % 3 != 0);
+    const inputs in(m, n_tokens, DATA_RANDOM, &rng, seed % 3 != 0, parts);
+    const int32_t at_a_time = CUDA_MAX_TOKENS_SMALL / parts;
     for (int32_t n_blocks : blocks) {
         std::vector<float> few(in.expected.size(), 5), many[2] = {few, few};
-        for (int32_t begin = 0; begin < n_tokens; begin += CUDA_MAX_TOKENS_SMALL) {
-            multiply(few, m, in, begin, std::min(n_tokens - begin, (int32_t)CUDA_MAX_TOKENS_SMALL), FEW,
-                     n_blocks, seed);
+        for (int32_t begin = 0; begin < n_tokens; begin += at_a_time) {
+            multiply(few, m, in, begin, std::min(n_tokens - begin, at_a_time), FEW, n_blocks, seed);
         }
         for (int32_t turn = 0; turn < 2; turn++) {
 #ifndef __CUDACC__
@@ -56,21 +53,21 @@ static void test(enum any4_kind kind, int32_t n_rows, int32_t n_cols, int32_t gr
 #endif
             for (int32_t i = 0; i < (int32_t)few.size(); i++) {
                 CHECK(memcmp(&many[turn][(size_t)i], &few[(size_t)i], sizeof(float)) == 0,
-                      "kind %d, %d x %d, group %d, %d blocks, token %d of %d, row %d: %.9g, few at a time "
-                      "%.9g",
+                      "kind %d, %d x %d, group %d, %d blocks, token %d of %d in %d parts, row %d: %.9g, few "
+                      "at a time %.9g",
                       (int)kind, n_rows, n_cols, group_size, n_blocks, (int)(i / in.y_stride), n_tokens,
-                      (int)(i % in.y_stride), many[turn][(size_t)i], few[(size_t)i]);
+                      parts, (int)(i % in.y_stride), many[turn][(size_t)i], few[(size_t)i]);
             }
         }
     }
 }
 
 /* A prompt in chunks of any size has the bits that it has in one. */
-static void test_choice(enum any4_kind kind)
+static void test_choice(enum any4_kind kind, int32_t parts)
 {
     struct rng rng = {5};
     const linear m(kind, 40, 384, 64, DATA_RANDOM, 9);
-    const inputs in(m, 70, DATA_RANDOM, &rng);
+    const inputs in(m, 70, DATA_RANDOM, &rng, true, parts);
     std::vector<float> together(in.expected.size(), 5), chunks = together, fast = together, gemv = together;
     multiply(together, m, in, 0, 70, CHOOSE, 4, 1);
     for (int32_t begin = 0; begin < 70;) {
@@ -80,7 +77,7 @@ static void test_choice(enum any4_kind kind)
         begin += n;
     }
     CHECK(memcmp(together.data(), chunks.data(), chunks.size() * sizeof(float)) == 0,
-          "kind %d: chunks have other bits", (int)kind);
+          "kind %d, %d parts: chunks have other bits", (int)kind, parts);
     multiply(fast, m, in, 0, 2, CHOOSE_FAST, 4, 3);
     multiply(gemv, m, in, 0, 1, CHOOSE_FAST, 4, 3);
     for (int32_t row = 0; row < 40; row++) {
@@ -88,8 +85,9 @@ static void test_choice(enum any4_kind kind)
               "gemv chosen: row %d is %g, expected about %g", row, fast[(size_t)row], together[(size_t)row]);
     }
     CHECK(memcmp(fast.data(), gemv.data(), 40 * sizeof(float)) == 0, "one token of two by gemv");
-    CHECK(kind != ANY4_LUT_INT8 || memcmp(fast.data(), together.data(), 40 * sizeof(float)) != 0,
-          "f16 sums were not chosen");
+    const bool same = memcmp(fast.data(), together.data(), 40 * sizeof(float)) == 0;
+    CHECK(kind != ANY4_LUT_INT8 || same == (parts == 2), "kind %d, %d parts: f16 sums were %schosen",
+          (int)kind, parts, same ? "not " : "");
 }
 
 /* Every weight is its definition's value, rounded to f32 and then to f16; the padding is 0. */
@@ -167,11 +165,11 @@ static void test_refusals(void)
     struct error err = {};
     struct rng rng = {1};
     const linear m(ANY4_LUT_INT8, 8, 128, 32, DATA_RANDOM, 1);
-    const inputs in(m, 1, DATA_RANDOM, &rng);
+    inputs in(m, 1, DATA_RANDOM, &rng);
     float y[8];
     struct cuda_workspace workspace = {1, nullptr, nullptr, 0, 0};
-    struct cuda_linear args = {&m.device,        y, 8,          in.x.data(), in.x_stride,
-                               in.scales.data(), 0, &workspace, nullptr};
+    const struct cuda_rows x = {in.x.data(), in.x_stride, in.scales.data(), 1};
+    struct cuda_linear args = {&m.device, y, 8, x, 0, &workspace, nullptr};
     CHECK(cuda_any4_prefill(&args, &err) == STATUS_INVALID && strstr(err.message, "0 tokens"), "%s",
           err.message);
     args.n_tokens = 1;
@@ -189,25 +187,30 @@ int main(int n_arguments, char **arguments)
 #ifdef TEST_FEW_SHAPES
     (void)n_arguments;
     (void)arguments;
-    test(ANY4_LUT_INT8, 33, 700, 32, 66, {3}, 1);
-    test(ANY4_LUT, 40, 256, 128, 33, {1}, 2);
-    test_choice(ANY4_LUT_INT8);
+    test(ANY4_LUT_INT8, 33, 700, 32, 66, {3}, 1, 1);
+    test(ANY4_LUT_INT8, 33, 384, 32, 35, {3}, 1, 2);
+    test(ANY4_LUT, 40, 256, 128, 33, {1}, 2, 1);
+    test_choice(ANY4_LUT_INT8, 1);
     test_dequantize(ANY4_LUT_INT8, 33, 200, 32, 1);
 #else
     const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 1;
     for (uint64_t seed = 1; seed <= n_seeds; seed++) {
         for (enum any4_kind kind : {ANY4_LUT_INT8, ANY4_LUT}) {
-            for (int32_t group_size : {32, 64, 128}) {
-                test(kind, 40, 200, group_size, 65, {1, 1000}, seed);
-                test(kind, 1, 128, group_size, 1, {1}, seed + 1);
-                test(kind, 100, 1408, group_size, 9, {1, 3, 7, 8}, seed + 2);
+            for (int32_t parts : {1, 2}) {
+                for (int32_t group_size : {32, 64, 128}) {
+                    test(kind, 40, 200, group_size, 65, {1, 1000}, seed, parts);
+                    test(kind, 1, 128, group_size, 1, {1}, seed + 1, parts);
+                    test(kind, 100, 1408, group_size, 9, {1, 3, 7, 8}, seed + 2, parts);
+                }
+                test(kind, 161, 640, 128, 130, {7}, seed + 3, parts);
+                test(kind, 8, 2560, 32, 3, {2, 3, 4, 6, 9}, seed + 4, parts);
             }
-            test(kind, 161, 640, 128, 130, {7}, seed + 3);
-            test(kind, 8, 2560, 32, 3, {2, 3, 4, 6, 9}, seed + 4);
         }
     }
-    test_choice(ANY4_LUT_INT8);
-    test_choice(ANY4_LUT);
+    for (int32_t parts : {1, 2}) {
+        test_choice(ANY4_LUT_INT8, parts);
+        test_choice(ANY4_LUT, parts);
+    }
     for (int32_t group_size : {32, 64, 128}) {
         test_dequantize(ANY4_LUT_INT8, 33, 200, group_size, 1);
         test_dequantize(ANY4_LUT, 40, 256, group_size, 2);
