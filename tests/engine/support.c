@@ -175,7 +175,16 @@ static void add_tensor(struct writer *w, const char *name, int32_t rows, int32_t
 
 void make_model(char *folder, size_t size, const char *architecture, uint64_t seed)
 {
-    enum { DIM = 64, FFN = 96, LAYERS = 2, VOCAB = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, EXPERTS = 4 };
+    enum {
+        DIM = 64,
+        FFN = 96,
+        LAYERS = 2,
+        VOCAB = MODEL_VOCAB,
+        HEADS = 4,
+        KV_HEADS = 2,
+        HEAD_DIM = 16,
+        EXPERTS = 4
+    };
     struct writer *w = calloc(1, sizeof *w);
     char path[512], name[128];
     bool moe = strcmp(architecture, "mixtral") == 0;
@@ -258,4 +267,13 @@ void remove_folder(const char *folder)
         closedir(dir);
     }
     rmdir(folder);
+}
+
+void make_random_ids(int32_t *ids, int32_t n)
+{
+    unsigned state = 7;
+    ids[0] = MODEL_BOS;
+    for (int32_t i = 1; i < n; i++) {
+        ids[i] = 3 + rand_r(&state) % (MODEL_VOCAB - 3);
+    }
 }

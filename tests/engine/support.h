@@ -34,5 +34,8 @@ double evaluate(struct engine *engine, const char *folder, double *first_logprob
  * tokenizer is left out. remove_folder deletes it. architecture: "llama", "mistral" or "mixtral". */
 void make_model(char *folder, size_t size, const char *architecture, uint64_t seed);
 void remove_folder(const char *folder);
+/* Of such a model; and n tokens for it: BOS, then always the same random ones. */
+enum { MODEL_VOCAB = 64, MODEL_BOS = 1 };
+void make_random_ids(int32_t *ids, int32_t n);
 
 #endif

@@ -12,7 +12,7 @@
 #include "engine/loader.h"
 #include "tests/engine/support.h"
 
-enum { MAX_LINEARS = 64, N_IDS = 60, VOCAB = 64, BOS = 1 };
+enum { MAX_LINEARS = 64, N_IDS = 60 };
 
 /* ---- a run that records ---- */
 
@@ -130,15 +130,6 @@ static const struct record *record_of(const struct run *run, const struct linear
     }
     cr_assert_lt(i, run->n_records, "%s was never loaded", linear->name);
     return &run->records[i];
-}
-
-static void make_ids(int32_t *ids, int32_t n)
-{
-    unsigned state = 7;
-    ids[0] = BOS;
-    for (int32_t i = 1; i < n; i++) {
-        ids[i] = 3 + rand_r(&state) % (VOCAB - 3);
-    }
 }
 
 /* ---- the same in double ---- */
@@ -545,7 +536,7 @@ static const char *const architectures[] = {"llama", "mistral", "mixtral"};
 Test(calibrate, equals_a_plain_double_computation)
 {
     int32_t ids[N_IDS];
-    make_ids(ids, N_IDS);
+    make_random_ids(ids, N_IDS);
     for (int a = 0; a < 3; a++) {
         char folder[64];
         struct run run;
@@ -561,7 +552,7 @@ Test(calibrate, equals_a_plain_double_computation)
 Test(calibrate, context_shorter_than_the_text)
 {
     int32_t ids[N_IDS];
-    make_ids(ids, N_IDS);
+    make_random_ids(ids, N_IDS);
     for (int a = 0; a < 3; a++) {
         char folder[64];
         struct run run;
@@ -577,7 +568,7 @@ Test(calibrate, context_shorter_than_the_text)
 Test(calibrate, unvisited_experts_fall_back)
 {
     int32_t ids[N_IDS], n_unvisited = 0;
-    make_ids(ids, N_IDS);
+    make_random_ids(ids, N_IDS);
     for (uint64_t seed = 1; seed <= 4; seed++) {
         char folder[64];
         struct run run;
@@ -607,7 +598,7 @@ Test(calibrate, same_bits_for_every_set_and_thread_count)
 {
     static const unsigned flags[] = {0, CPU_AVX2, CPU_ALL};
     int32_t ids[N_IDS];
-    make_ids(ids, N_IDS);
+    make_random_ids(ids, N_IDS);
     for (int a = 0; a < 3; a++) {
         char folder[64];
         struct run first;
@@ -634,7 +625,7 @@ Test(calibrate, same_bits_for_every_set_and_thread_count)
 Test(calibrate, scaled_channels_change_no_bit_behind_them)
 {
     int32_t ids[N_IDS];
-    make_ids(ids, N_IDS);
+    make_random_ids(ids, N_IDS);
     for (int a = 0; a < 3; a++) {
         char folder[64];
         struct run plain, scaled;
@@ -667,7 +658,7 @@ Test(calibrate, the_first_position_is_left_out)
     int32_t ids[N_IDS];
     char folder[64];
     struct run with_bos, other;
-    make_ids(ids, N_IDS);
+    make_random_ids(ids, N_IDS);
     make_model(folder, sizeof folder, "llama", 3);
     run_open(&with_bos, folder, NULL, ids, N_IDS, CPU_ALL, 2, 1, false);
     ids[0] = 40;
@@ -707,7 +698,7 @@ Test(calibrate, sinks_are_left_out)
     int32_t ids[N_IDS], with_sink[N_IDS + 1];
     char folder[64];
     struct run without, with;
-    make_ids(ids, N_IDS);
+    make_random_ids(ids, N_IDS);
     memcpy(with_sink, ids, AT * sizeof *ids);
     with_sink[AT] = SINK;
     memcpy(with_sink + AT + 1, ids + AT, (N_IDS - AT) * sizeof *ids);
@@ -741,7 +732,7 @@ Test(calibrate, moments_are_finite_and_positive)
     static const float factors[] = {1, 0, 1e-30f, 1e15f, 1e36f};
     static const int32_t lengths[] = {1, 2, N_IDS};
     int32_t ids[N_IDS];
-    make_ids(ids, N_IDS);
+    make_random_ids(ids, N_IDS);
     for (int a = 0; a < 3; a++) {
         char folder[64];
         make_model(folder, sizeof folder, architectures[a], 4);
@@ -755,152 +746,4 @@ Test(calibrate, moments_are_finite_and_positive)
         }
         remove_folder(folder);
     }
-}
-
-/* ---- through the loader ---- */
-
-static enum status load(const char *folder, const int32_t *ids, int32_t n_ids, enum quant_method method,
-                        double *calibrate_seconds, struct error *err)
-{
-    struct engine_options options;
-    struct model *model;
-    engine_options_init(&options);
-    options.model_dir = folder;
-    options.quant.method = method;
-    options.calib_ids = ids;
-    options.n_calib_ids = n_ids;
-    cr_assert_eq(model_bind(&model, &options, err), STATUS_OK, "%s", err->message);
-    enum status status = loader_run(model, &options, NULL, err);
-    *calibrate_seconds = model->calibrate_seconds;
-    model_close(model);
-    return status;
-}
-
-Test(calibrate, the_loader_calibrates_what_learns)
-{
-    static const enum quant_method methods[] = {QUANT_ANY4, QUANT_ANY4_PAPER, QUANT_INT4, QUANT_NONE};
-    int32_t ids[N_IDS];
-    make_ids(ids, N_IDS);
-    for (int a = 0; a < 3; a++) {
-        char folder[64];
-        make_model(folder, sizeof folder, architectures[a], 4);
-        for (int m = 0; m < 4; m++) {
-            struct error err = {0};
-            double seconds = 0;
-            cr_assert_eq(load(folder, ids, N_IDS, methods[m], &seconds, &err), STATUS_OK, "%s", err.message);
-            cr_assert_eq(seconds > 0, m < 2, "%s", quant_method_name(methods[m]));
-        }
-        remove_folder(folder);
-    }
-}
-
-/* FNV-1a over what the quantizer wrote for every linear. */
-static uint64_t quantized_hash(const char *folder, unsigned cpu_flags, int32_t n_threads)
-{
-    int32_t ids[N_IDS];
-    struct engine_options options;
-    struct thread_pool *pool;
-    struct model *model;
-    struct error err = {0};
-    uint64_t hash = 0xcbf29ce484222325u;
-    make_ids(ids, N_IDS);
-    engine_options_init(&options);
-    options.model_dir = folder;
-    options.cpu_flags = cpu_flags;
-    options.calib_ids = ids;
-    options.n_calib_ids = N_IDS;
-    cr_assert_eq(model_bind(&model, &options, &err), STATUS_OK, "%s", err.message);
-    cr_assert_eq(thread_pool_open(&pool, n_threads, &err), STATUS_OK, "%s", err.message);
-    cr_assert_eq(loader_run(model, &options, pool, &err), STATUS_OK, "%s", err.message);
-    for (int64_t i = 0; i < model->n_linears; i++) {
-        const struct linear *linear = &model->linears[i];
-        size_t bytes = quant_matrix_bytes(&options.quant, linear->w.n_rows, linear->w.n_cols);
-        for (size_t at = 0; linear->quantize && at < bytes; at++) {
-            hash = (hash ^ ((const uint8_t *)linear->memory)[at]) * 0x100000001b3u;
-        }
-    }
-    thread_pool_close(pool);
-    model_close(model);
-    return hash;
-}
-
-/* Calibration and quantization together. */
-Test(calibrate, quantized_bits_are_the_same_everywhere)
-{
-    static const unsigned flags[] = {0, CPU_AVX2, CPU_ALL};
-    for (int a = 0; a < 3; a++) {
-        char folder[64];
-        make_model(folder, sizeof folder, architectures[a], 8);
-        uint64_t expected = quantized_hash(folder, CPU_ALL, 1);
-        for (int f = 0; f < 3; f++) {
-            for (int32_t n_threads = 1; n_threads <= 4; n_threads *= 2) {
-                cr_assert_eq(quantized_hash(folder, flags[f], n_threads), expected,
-                             "%s: flags %u and %d threads give other bits", architectures[a], flags[f],
-                             n_threads);
-            }
-        }
-        remove_folder(folder);
-    }
-}
-
-/* A weight that is no number ends loading by its tensor's name, whichever tensor it stands in. */
-Test(calibrate, nan_weight_names_its_tensor)
-{
-    int32_t ids[N_IDS], n_named = 0;
-    char folder[64], path[128];
-    struct engine_options options;
-    struct model *model;
-    struct error err = {0};
-    make_ids(ids, N_IDS);
-    make_model(folder, sizeof folder, "mixtral", 4);
-    snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    engine_options_init(&options);
-    options.model_dir = folder;
-    cr_assert_eq(model_bind(&model, &options, &err), STATUS_OK, "%s", err.message);
-    const uint8_t *base = model->embedding->data; /* the first tensor */
-    for (int64_t i = 0; i < model->n_linears; i++) {
-        const struct tensor *tensor = model->linears[i].source;
-        const uint32_t nan = 0x7fc00000;
-        uint32_t old;
-        uint64_t header_bytes;
-        double seconds;
-        FILE *file = fopen(path, "r+b");
-        cr_assert(file && fread(&header_bytes, 8, 1, file) == 1);
-        long at = (long)(8 + header_bytes) + (long)((const uint8_t *)tensor->data - base) + 4 * 65;
-        cr_assert(!fseek(file, at, SEEK_SET) && fread(&old, 4, 1, file) == 1);
-        cr_assert(!fseek(file, at, SEEK_SET) && fwrite(&nan, 4, 1, file) == 1 && !fflush(file));
-        cr_expect_eq(load(folder, ids, N_IDS, QUANT_ANY4, &seconds, &err), STATUS_QUANTIZE);
-        n_named += strstr(err.message, tensor->name) != NULL;
-        cr_expect(strstr(err.message, tensor->name), "%s: %s", tensor->name, err.message);
-        cr_assert(!fseek(file, at, SEEK_SET) && fwrite(&old, 4, 1, file) == 1);
-        fclose(file);
-    }
-    cr_assert_eq(n_named, model->n_linears);
-    model_close(model);
-    remove_folder(folder);
-}
-
-Test(calibrate, ids_are_checked_before_anything_is_loaded)
-{
-    int32_t ids[] = {BOS, 5, VOCAB};
-    char folder[64];
-    struct engine_options options;
-    struct engine *engine;
-    struct engine_plan plan;
-    struct error err = {0};
-    make_model(folder, sizeof folder, "llama", 4);
-    engine_options_init(&options);
-    options.model_dir = folder;
-    options.calib_ids = ids;
-    options.n_calib_ids = 3;
-    cr_assert_eq(engine_open(&engine, &options, &err), STATUS_INVALID);
-    cr_assert(strstr(err.message, "calibration token 2 is 64"), "%s", err.message);
-    cr_assert_eq(engine_plan(&plan, &options, &err), STATUS_INVALID);
-    options.n_calib_ids = 2;
-    cr_assert_eq(engine_plan(&plan, &options, &err), STATUS_OK, "%s", err.message);
-    size_t peak = plan.peak_load_bytes;
-    options.n_calib_ids = 0;
-    cr_assert_eq(engine_plan(&plan, &options, &err), STATUS_OK, "%s", err.message);
-    cr_assert_gt(peak, plan.peak_load_bytes);
-    remove_folder(folder);
 }

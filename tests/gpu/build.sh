@@ -67,7 +67,7 @@ tests() {
 sources() { # lines of KIND SOURCE OBJECT FLAG..., the slow ones first
     for source in kernels/cuda/*.cc; do
         case $mode:$source in
-        card:*/host_runtime.cc) ;;
+        card:*/host_lanes.cc | card:*/host_runtime.cc) ;;
         card:*/launch_quantize.cc) echo "$mode $source lib_cuda_launch_quantize.o -fmad=false" ;; # the processor's bits
         *) echo "$mode $source lib_cuda_$(basename "$source" .cc).o" ;;
         esac
