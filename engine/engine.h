@@ -46,8 +46,9 @@ struct engine_options {
                                  while opening. */
     int32_t n_calib_ids;
     const char
-        *quant_cache;       /* folder of quantized models, made when needed; NULL: off. Read while opening. */
-    bool verify_cache;      /* read the model's files whole to know them, whatever their times say */
+        *quant_cache; /* folder of quantized models, made when needed; NULL: off. Read while opening. */
+    size_t quant_cache_max_bytes; /* of all models in it; the longest unused ones go. 0: no limit */
+    bool verify_cache;            /* read the model's files whole to know them, whatever their times say */
     double bits_per_weight; /* 0: every linear as quant says; else widths are mixed so that all bits of the
                                quantized ones stay below so many a weight (engine/widths.h); quant is any4 */
     bool rotation;          /* turn the residual stream into a basis without outliers (engine/rotation.h) */

@@ -21,6 +21,7 @@
 #include "engine/base/hash.h"
 #include "engine/base/json.h"
 #include "engine/base/log.h"
+#include "engine/cache_folder.h"
 #include "quant/cache.h"
 
 enum { PATH_BYTES = ATOMIC_FILE_PATH_BYTES, BLOCK_BYTES = 1 << 20, CONFIG_LIMIT = 64 << 20 };
@@ -47,6 +48,7 @@ struct model_cache {
     char source[PATH_BYTES]; /* the model's folder, absolute */
     char note[PATH_BYTES];
     char path[PATH_BYTES]; /* "" until content is known */
+    size_t max_bytes;      /* of all cached models; 0: no limit */
 
     pthread_t thread;
     bool started, joined;
@@ -259,24 +261,40 @@ static void format_note(char out[NOTE_BYTES + 1], const char *stamps, const char
     snprintf(out + NOTE_CHECKED, HASH_TEXT_BYTES + 1, "%s\n", check);
 }
 
-/* A note that is not exactly as we write it is none. Its content counts while the stamps are the same. */
-static void read_note(struct model_cache *cache, bool trust)
+/* A note that is not exactly as we write it is none. */
+static bool parse_note(char stamps[HASH_TEXT_BYTES], char content[HASH_TEXT_BYTES], const char *path)
 {
     static const char digits[] = "0123456789abcdef";
-    char *text = NULL, expected[NOTE_BYTES + 1], stamps[HASH_TEXT_BYTES] = "", content[HASH_TEXT_BYTES] = "";
+    char *text = NULL, expected[NOTE_BYTES + 1];
     size_t n = 0;
-    if (!file_read(&text, &n, cache->note, NOTE_BYTES, NULL) && n == NOTE_BYTES) {
-        memcpy(stamps, text + strlen(note_head), HASH_TEXT_BYTES - 1);
-        memcpy(content, text + strlen(note_head) + HASH_TEXT_BYTES, HASH_TEXT_BYTES - 1);
+    bool whole = false;
+    if (!file_read(&text, &n, path, NOTE_BYTES, NULL) && n == NOTE_BYTES) {
+        const char *first = text + strlen(note_head);
+        snprintf(stamps, HASH_TEXT_BYTES, "%.*s", HASH_TEXT_BYTES - 1, first);
+        snprintf(content, HASH_TEXT_BYTES, "%.*s", HASH_TEXT_BYTES - 1, first + HASH_TEXT_BYTES);
         format_note(expected, stamps, content);
-        if (!memcmp(text, expected, NOTE_BYTES) && strspn(content, digits) == HASH_TEXT_BYTES - 1) {
-            memcpy(cache->noted, content, sizeof content);
-            if (trust && !strcmp(stamps, cache->stamps) && file_path(cache->path, cache, content)) {
-                memcpy(cache->content, content, sizeof content);
-            }
-        }
+        whole = !memcmp(text, expected, NOTE_BYTES) && strspn(content, digits) == HASH_TEXT_BYTES - 1;
     }
     free(text);
+    return whole;
+}
+
+static bool note_content(char *out, const char *path)
+{
+    char stamps[HASH_TEXT_BYTES];
+    return parse_note(stamps, out, path);
+}
+
+/* A note's content counts while the stamps are the same. */
+static void read_note(struct model_cache *cache, bool trust)
+{
+    char stamps[HASH_TEXT_BYTES], content[HASH_TEXT_BYTES];
+    if (parse_note(stamps, content, cache->note)) {
+        memcpy(cache->noted, content, sizeof content);
+        if (trust && !strcmp(stamps, cache->stamps) && file_path(cache->path, cache, content)) {
+            memcpy(cache->content, content, sizeof content);
+        }
+    }
 }
 
 /* Costs the next start a reading of the shards when it fails. */
@@ -415,6 +433,7 @@ static void look(struct model_cache *cache, struct model *model, bool verify, st
         if (!known) { /* the next start knows it by the new times */
             write_note(cache);
         }
+        cache_folder_touch(cache->path);
         cache->state = "hit";
         cache->result = (struct engine_cache_result){
             .path = cache->path, .n_bytes = cache_bytes(cache->file), .seconds = clock_seconds() - begin};
@@ -451,6 +470,7 @@ struct model_cache *model_cache_open(struct model *model, const struct engine_op
     }
     cache->model = model;
     cache->method = quant_method_name(options->quant.method);
+    cache->max_bytes = options->quant_cache_max_bytes;
     snprintf(
         cache->settings, sizeof cache->settings,
         "quant %s, group_size %d, quant_weighting %s, quant_seed %" PRIu64
@@ -535,10 +555,29 @@ static enum status write_file(struct model_cache *cache, struct error *err)
     }
     memcpy(label.key, cache->key, sizeof label.key);
     memcpy(label.content, cache->content, sizeof label.content);
-    enum status status =
-        cache_write(cache->path, &label, entries, n, &cache->cancel, &cache->result.n_bytes, err);
+    enum status status = STATUS_OK;
+    if (cache->max_bytes) {
+        size_t n_bytes = 0;
+        status = cache_file_bytes(&n_bytes, &label, entries, n, err);
+        status = status ? status
+                        : cache_folder_make_room(cache->folder, cache->path, n_bytes, cache->max_bytes, err);
+    }
+    status = status
+                 ? status
+                 : cache_write(cache->path, &label, entries, n, &cache->cancel, &cache->result.n_bytes, err);
     free(entries);
     return status;
+}
+
+/* What this folder had before: its shards are gone. A copy of it may have them still. */
+static void remove_superseded(const struct model_cache *cache)
+{
+    char superseded[PATH_BYTES];
+    if (cache->noted[0] && strcmp(cache->noted, cache->content) &&
+        file_path(superseded, cache, cache->noted) &&
+        !cache_folder_has_note(cache->folder, cache->noted, cache->note, note_content)) {
+        (void)unlink(superseded);
+    }
 }
 
 static void *write_main(void *argument)
@@ -546,7 +585,6 @@ static void *write_main(void *argument)
     struct model_cache *cache = argument;
     struct engine_cache_result *result = &cache->result;
     struct error err = {0};
-    char superseded[PATH_BYTES];
     double begin = clock_seconds();
     enum status status = make_folder(cache->folder, &err);
     if (!status && !cache->content[0]) {
@@ -554,11 +592,7 @@ static void *write_main(void *argument)
     }
     if (!status && !(status = write_file(cache, &err))) {
         write_note(cache);
-        /* What this folder had before: its shards are gone. */
-        if (cache->noted[0] && strcmp(cache->noted, cache->content) &&
-            file_path(superseded, cache, cache->noted)) {
-            (void)unlink(superseded);
-        }
+        remove_superseded(cache);
     }
     result->status = status;
     result->seconds = clock_seconds() - begin;

@@ -61,6 +61,10 @@ size_t cache_bytes(const struct cache *cache);                                /*
 enum status cache_parse(struct cache **out, const unsigned char *bytes, size_t n_bytes, const char *path,
                         struct error *err);
 
+/* The size of the file that cache_write would write. */
+enum status cache_file_bytes(size_t *out, const struct cache_label *label, const struct cache_entry *entries,
+                             int64_t n_entries, struct error *err);
+
 /* Writes a file next to path under a name of its own, syncs it and renames it to path; what stood there
  * before stays whole until then, and after every failure. Whatever writers left that are no more goes first.
  * *cancel (may be NULL) set by another thread: STATUS_UNAVAILABLE soon after. *n_bytes is the file's size. */

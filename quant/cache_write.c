@@ -286,6 +286,22 @@ static enum status write_file(struct writer *w, const struct plan *plan, const c
     return status ? status : flush(w, err);
 }
 
+enum status cache_file_bytes(size_t *out, const struct cache_label *label, const struct cache_entry *entries,
+                             int64_t n_entries, struct error *err)
+{
+    struct plan plan = {0};
+    char *header = NULL;
+    size_t header_bytes = 0;
+    enum status status = plan_file(&plan, entries, n_entries, err);
+    *out = 0;
+    if (!status && !(status = format_header(&header, &header_bytes, &plan, label, err))) {
+        *out = header_bytes + plan.payload_bytes + plan.tensors[plan.n_tensors - 1].n_bytes;
+    }
+    free(header);
+    plan_finish(&plan);
+    return status;
+}
+
 enum status cache_write(const char *path, const struct cache_label *label, const struct cache_entry *entries,
                         int64_t n_entries, const atomic_bool *cancel, size_t *n_bytes, struct error *err)
 {

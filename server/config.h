@@ -82,7 +82,7 @@ struct config {
     const char *quant, *quant_skip, *cpu_flags, *calib, *quant_cache;
     bool verify_cache;
     int32_t group_size, kv_cache_type, quant_report, quant_weighting;
-    int64_t quant_seed, calib_tokens, calib_max_bytes;
+    int64_t quant_seed, calib_tokens, calib_max_bytes, quant_cache_max_bytes;
     double quant_max_error;
     bool error_feedback, rotation, channel_scaling;
     double bits_per_weight;

@@ -70,6 +70,9 @@ const struct config_key config_keys[] = {
     {"quant_cache", CONFIG_STRING, ENGINE, "auto", 0, 0, 0, AT(quant_cache), false,
      "folder of quantized models, for a quick next start, or off; auto: any4 in $XDG_CACHE_HOME, else "
      "~/.cache"},
+    {"quant_cache_max_bytes", CONFIG_BYTES, ENGINE, "0", 0, 1e18, 0, AT(quant_cache_max_bytes), false,
+     "size of that folder at most: cached models that were used longest ago make room for new ones; 0: no "
+     "limit"},
     {"verify_cache", CONFIG_BOOL, ENGINE, "off", 0, 0, 0, AT(verify_cache), false,
      "read the model's files whole before a cached model is used, whatever their times say"},
     {"kv_cache_type", CONFIG_CHOICE, ENGINE, "auto", 0, 0, "auto|f32|f16|bf16", AT(kv_cache_type), false,

@@ -234,6 +234,7 @@ enum status server_engine_options(struct engine_options *out, const struct confi
     out->quant.seed = (uint64_t)config->quant_seed;
     out->quant_max_error = config->quant_max_error;
     out->quant_cache = config->cache_folder;
+    out->quant_cache_max_bytes = (size_t)config->quant_cache_max_bytes;
     out->verify_cache = config->verify_cache;
     if (!config->cache_folder && strcmp(config->quant_cache, "off") && out->quant.method != QUANT_NONE) {
         log_warning("quant cache: going on without: HOME is not set");

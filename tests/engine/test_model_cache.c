@@ -291,11 +291,61 @@ Test(model_cache, a_copy_of_the_folder_is_the_same_model)
     start();
     expect(HIT, NULL);
     options.model_dir = model;
-    expect(MISS, &first); /* the copy's new content took the place of its old, which was ours too */
-    expect(HIT, &first);
+    expect(HIT, &first); /* the copy's old content is gone there, not here */
     options.model_dir = copy;
     expect(HIT, NULL);
     cr_assert_eq(count_files(".safetensors"), 2);
+    /* What another folder has as well stays when this one gets others. */
+    run("cp %s %s/copy/", weights(), root);
+    expect(HIT, &first);
+    run("printf '\\001' | dd of=%s/copy/model.safetensors bs=1 seek=%d conv=notrunc status=none", root,
+        (int)size_of(weights()) - 600);
+    expect(REBUILT, NULL);
+    cr_assert(access(first.path, F_OK) == 0);
+    cr_assert_eq(count_files(".safetensors"), 3);
+}
+
+/* A model with a format's settings of its own. */
+static struct start start_with_seed(const char *state, uint64_t seed)
+{
+    options.quant.seed = seed;
+    return expect(state, NULL);
+}
+
+Test(model_cache, a_limit_removes_what_was_used_longest_ago)
+{
+    options.quant.method = QUANT_ANY4_PAPER;
+    const struct start first = start_with_seed(MISS, 1), second = start_with_seed(MISS, 2);
+    const size_t n_bytes = (size_t)size_of(first.path);
+    run("touch -d '2001-02-03' %s && touch -d '2002-03-04' %s", first.path, second.path);
+    run("touch %s/mine.safetensors %s/any4-short-name.safetensors", folder, folder);
+    start_with_seed(HIT, 1); /* so it is the second that has not been used for longer */
+    options.quant_cache_max_bytes = 2 * n_bytes + n_bytes / 2;
+    const struct start third = start_with_seed(MISS, 3);
+    cr_assert(access(first.path, F_OK) == 0 && access(second.path, F_OK) != 0 &&
+              access(third.path, F_OK) == 0);
+    cr_assert_eq(count_files(".safetensors"), 4, "files that are not the cache's are left alone");
+    start_with_seed(HIT, 1);
+    /* Exactly one, the newest; a file that is there already is not its own competitor. */
+    options.quant_cache_max_bytes = n_bytes;
+    start_with_seed(MISS, 2);
+    cr_assert_eq(count_files(".safetensors"), 3);
+    flip_bit(second.path, (off_t)n_bytes / 2);
+    start_with_seed(REBUILT, 2);
+    start_with_seed(HIT, 2);
+}
+
+Test(model_cache, a_model_above_the_limit_is_served_without)
+{
+    struct start first = expect(MISS, NULL);
+    options.quant.method = QUANT_INT8;
+    options.quant_cache_max_bytes = 1000;
+    struct start s = start();
+    cr_assert_str_eq(s.state, MISS);
+    cr_assert_eq(s.status, STATUS_INVALID);
+    cr_assert(strstr(s.reason, "quant_cache_max_bytes allows 1000"), "%s", s.reason);
+    cr_assert_eq(count_files(".safetensors"), 1); /* nothing had to go for what does not fit anyway */
+    cr_assert(access(first.path, F_OK) == 0);
 }
 
 Test(model_cache, damage_is_found_and_mended)
