@@ -409,6 +409,9 @@ enum status engine_open(struct engine **out, const struct engine_options *option
         engine_close(e);
         return status;
     }
+    if (e->device) { /* which has a copy */
+        model_cache_release_weights(e->model->cache, e->model);
+    }
     fill_info(e, &plan);
     e->options.calib_ids = NULL; /* the caller's, read while loading */
     e->options.quant_cache = NULL;

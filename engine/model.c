@@ -341,6 +341,24 @@ cleanup:
     return status;
 }
 
+void model_free_weights(struct model *model)
+{
+    for (int64_t i = 0; i < model->n_linears; i++) {
+        struct linear *linear = &model->linears[i];
+        if (linear->memory) {
+            free(linear->memory);
+            linear->memory = NULL;
+            linear->w.codes = NULL;
+            linear->w.scales = NULL;
+            linear->w.zeros = NULL;
+            linear->w.lut = NULL;
+            linear->w.group_scales = NULL;
+            linear->w.table = NULL;
+            linear->w.row_scales = NULL;
+        }
+    }
+}
+
 void model_close(struct model *model)
 {
     if (!model) {

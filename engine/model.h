@@ -66,6 +66,9 @@ struct model {
 /* Reads config and headers of options->model_dir and binds every tensor. Errors (STATUS_BAD_MODEL,
  * STATUS_NOT_FOUND) name file and tensor or key. */
 enum status model_bind(struct model **out, const struct engine_options *options, struct error *err);
+/* Frees the weights that linears own, on the host: their matrices keep their shapes. What a cache's file or
+ * the model's files hold stays, for it can leave memory by itself. */
+void model_free_weights(struct model *model);
 void model_close(struct model *model); /* accepts NULL */
 
 #endif

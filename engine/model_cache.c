@@ -53,6 +53,8 @@ struct model_cache {
     pthread_t thread;
     bool started, joined;
     atomic_bool cancel;
+    atomic_int n_done_with_weights; /* of the writing thread and whoever has called release_weights */
+    struct model *to_free;          /* what the latter gave */
     struct engine_cache_result result;
 };
 
@@ -580,6 +582,14 @@ static void remove_superseded(const struct model_cache *cache)
     }
 }
 
+/* The second of two frees. */
+static void done_with_weights(struct model_cache *cache)
+{
+    if (atomic_fetch_add(&cache->n_done_with_weights, 1) == 1) {
+        model_free_weights(cache->to_free);
+    }
+}
+
 static void *write_main(void *argument)
 {
     struct model_cache *cache = argument;
@@ -605,6 +615,7 @@ static void *write_main(void *argument)
         log_info("quant cache: wrote %s (%.1f MB in %.2f s)", cache->path, 1e-6 * (double)result->n_bytes,
                  result->seconds);
     }
+    done_with_weights(cache);
     return NULL;
 }
 
@@ -619,6 +630,16 @@ void model_cache_start_write(struct model_cache *cache)
         snprintf(cache->result.message, sizeof cache->result.message, "cannot start a thread");
         log_warning("quant cache: going on without: cannot start a thread");
     }
+}
+
+void model_cache_release_weights(struct model_cache *cache, struct model *model)
+{
+    if (!cache || !cache->started) {
+        model_free_weights(model);
+        return;
+    }
+    cache->to_free = model;
+    done_with_weights(cache);
 }
 
 static void join(struct model_cache *cache)

@@ -25,6 +25,10 @@ void model_cache_start_write(struct model_cache *cache);
 /* Waits for that thread. Also without one: tells what is there. NULL: STATUS_UNAVAILABLE. */
 void model_cache_wait(struct model_cache *cache, struct engine_cache_result *out);
 
+/* Nobody reads the linears' weights on the host any more: model_free_weights, as soon as they are written.
+ * NULL or without a thread: at once. At most one call. */
+void model_cache_release_weights(struct model_cache *cache, struct model *model);
+
 /* State and path for reports; NULL: off. */
 void model_cache_describe(const struct model_cache *cache, struct engine_info *info);
 

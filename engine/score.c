@@ -8,6 +8,7 @@
 #include "engine/forward.h"
 #include "engine/loader.h"
 #include "engine/memory_plan.h"
+#include "engine/model_cache.h"
 #include "engine/report.h"
 
 enum { MAX_STEP = 512 };
@@ -111,6 +112,9 @@ enum status scorer_open(struct scorer **out, const struct engine_options *option
     s->info.device = s->device ? s->device->card.name : "cpu";
     s->info.n_threads = thread_pool_n_threads(pool);
     status = start(s, pool, options, err);
+    if (!status && s->device) { /* which has a copy */
+        model_cache_release_weights(s->model->cache, s->model);
+    }
 cleanup:
     if (status) {
         scorer_close(s);

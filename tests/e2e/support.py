@@ -11,6 +11,7 @@ import time
 
 
 os.environ.setdefault('ANY4_QUANT_CACHE', 'off')  # the user's own stays out of it, also when run by hand
+COMMAND_SECONDS = int(os.environ.get('TEST_COMMAND_SECONDS', '120'))  # a command that takes longer hangs
 
 
 def model_folder():
@@ -25,7 +26,8 @@ def model_folder():
 
 
 def any4(*args, **kwargs):
-    return subprocess.run([os.environ['TEST_ANY4'], *args], capture_output=True, text=True, timeout=120, **kwargs)
+    return subprocess.run([os.environ['TEST_ANY4'], *args], capture_output=True, text=True, timeout=COMMAND_SECONDS,
+                          **kwargs)
 
 
 def fits(condition, *what):

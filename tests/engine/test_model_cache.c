@@ -11,6 +11,8 @@
 
 #include "engine/base/log.h"
 #include "engine/engine.h"
+#include "engine/loader.h"
+#include "engine/model_cache.h"
 #include "quant/cache.h"
 #include "tests/engine/support.h"
 
@@ -447,4 +449,32 @@ Test(model_cache, closing_at_once_stops_the_writer)
     struct start s = start();
     cr_assert(!strcmp(s.state, MISS) || !strcmp(s.state, HIT));
     expect(HIT, &s);
+}
+
+/* A device has its own copy: here the weights go when the file has them, whichever comes first. */
+Test(model_cache, weights_are_freed_once_they_are_written)
+{
+    for (int late = 0; late < 2; late++) {
+        struct model *loaded;
+        struct engine_cache_result result;
+        options.quant.seed = (uint64_t)late;
+        options.quant.method = QUANT_ANY4_PAPER;
+        cr_assert_eq(model_bind(&loaded, &options, &err), STATUS_OK, "%s", err.message);
+        cr_assert_eq(loader_run(loaded, &options, NULL, &err), STATUS_OK, "%s", err.message);
+        model_cache_start_write(loaded->cache);
+        if (late) {
+            model_cache_wait(loaded->cache, NULL);
+        }
+        cr_assert(!late || loaded->linears[0].memory);
+        model_cache_release_weights(loaded->cache, loaded);
+        model_cache_wait(loaded->cache, &result);
+        cr_assert_eq(result.status, STATUS_OK, "%s", result.message);
+        for (int64_t i = 0; i < loaded->n_linears; i++) {
+            const struct linear *linear = &loaded->linears[i];
+            cr_assert(!linear->memory && (!linear->quantize || !linear->w.codes), "%s", linear->name);
+            cr_assert_gt(linear->w.n_rows, 0);
+        }
+        model_close(loaded);
+        expect(HIT, NULL);
+    }
 }
