@@ -325,7 +325,6 @@ static void fill_info(struct engine *e, const struct engine_plan *plan)
     info->kv_bytes = e->kv.memory_bytes;
     info->kernels = e->device ? e->device->k.name : e->kernels.name;
     info->device = e->device ? e->device->card.name : "cpu";
-    info->cuda_exact = e->device && memory_plan_exact(&e->options, &info->config);
     info->device_bytes =
         plan->on_device ? plan->device_weights_bytes + plan->step_bytes + e->kv.memory_bytes : 0;
     info->n_threads = thread_pool_n_threads(e->pool);
@@ -408,6 +407,9 @@ enum status engine_open(struct engine **out, const struct engine_options *option
         model_cache_wait(e->model->cache, NULL);
         engine_close(e);
         return status;
+    }
+    if (e->device && !options->batch_invariant && memory_plan_exact(options, &e->model->config)) {
+        log_info("batch_invariant off changes nothing with exact activations (cuda_precision)");
     }
     if (e->device) { /* which has a copy */
         model_cache_release_weights(e->model->cache, e->model);

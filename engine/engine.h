@@ -30,8 +30,9 @@ enum quant_report_level { QUANT_REPORT_OFF, QUANT_REPORT_SUMMARY, QUANT_REPORT_F
 
 enum device_choice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
-/* Activations on CUDA: fast, in f16; exact, each the sum of two f16, as near to the CPU's f32 as roundings of
- * sums. Auto: exact for models with experts, whose routers make other experts of a rounding. */
+/* Activations on CUDA: fast, in f16; exact, each the sum of two f16, about as near to the CPU's f32 as the
+ * order of additions allows. Auto: exact for models with experts, whose routers may choose other experts
+ * after a rounding. */
 enum cuda_precision { CUDA_PRECISION_AUTO, CUDA_PRECISION_FAST, CUDA_PRECISION_EXACT };
 
 /* Whatever here changes quantized bits is part of the key of cached models: engine/model_cache.c. */
@@ -60,8 +61,9 @@ struct engine_options {
     double quant_max_error; /* relative weighted error of a tensor that is refused when exceeded; 0: none */
     enum device_choice device; /* auto, the default: a CUDA device where one can be used */
     int32_t device_index;      /* of DEVICE_CUDA, and of auto: 0 */
-    bool batch_invariant;      /* default true: a token's bits do not depend on the batch; false: the fastest
-                                  kernel      for each batch (CUDA; the CPU's kernels are invariant as they are) */
+    bool
+        batch_invariant; /* default true: a token's bits do not depend on the batch; false: the fastest kernel
+                            for each batch (fast activations on CUDA; all others are invariant as they are) */
     enum cuda_precision cuda_precision; /* default auto */
     int32_t n_threads;                  /* 0: physical cores */
     unsigned cpu_flags;                 /* CPU_ALL: what the processor has */

@@ -177,6 +177,7 @@ void engine_info_fill(struct engine_info *info, const struct model *model, const
         .method = options->quant.method,
         .group_size = options->quant.group_size,
         .kv_type = memory_plan_kv_type(options),
+        .cuda_exact = plan->on_device && memory_plan_exact(options, &model->config),
         .load_seconds = model->load_seconds,
         .quantize_seconds = model->quantize_seconds,
         .quant_error_mean = report->mean,

@@ -31,10 +31,12 @@ const struct config_key config_keys[] = {
     {"device", CONFIG_STRING, ENGINE | CONFIG_FOR_BENCH_KERNELS, "auto", 0, 0, 0, AT(device), false,
      "auto: a CUDA device where one can be used, else the CPU; cpu; cuda or cuda:N: that device or exit 7"},
     {"batch_invariant", CONFIG_BOOL, ENGINE, "on", 0, 0, 0, AT(batch_invariant), false,
-     "the same bits in every batch; off: on CUDA the fastest kernel for each batch"},
+     "the same bits in every batch; off: on CUDA the fastest kernel for each batch, with cuda_precision "
+     "fast"},
     {"cuda_precision", CONFIG_CHOICE, ENGINE, "auto", 0, 0, "auto|fast|exact", AT(cuda_precision), false,
-     "activations on CUDA: fast, f16; exact, the sum of two f16: the CPU's answers but for f32's roundings, "
-     "long prompts take twice the time; auto: exact for models with experts, else fast"},
+     "activations on CUDA: fast, f16; exact, the sum of two f16, close to the CPU's f32, but long prompts "
+     "take "
+     "about twice as long; auto: exact for models with experts, else fast"},
     {"cpu_flags", CONFIG_STRING, QUANTIZER, "all", 0, 0, 0, AT(cpu_flags), false,
      "instruction sets that may be used: all, scalar, or a comma list of avx2, avx512"},
     {"quant", CONFIG_STRING, QUANTIZER, "any4", 0, 0, 0, AT(quant), false,

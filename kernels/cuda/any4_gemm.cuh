@@ -325,7 +325,7 @@ any4_gemm_kernel(struct any4_args args)
         const int32_t first = unit - row_block * n_tile_cols;
         const int32_t last = end - unit < n_tile_cols - first ? first + end - unit : n_tile_cols;
         gemm_segment<GROUP, N_TILES, INT8, COLS>(memory, args.w, gemm_range_of(row_block, first, last), rows,
-                                                 args.n_tokens);
+                                                 args.n_x_rows);
         segment_finish(args, row_block, n_units, reinterpret_cast<const float *>(memory), GEMM_SUM_STRIDE,
                        is_last);
         unit += last - first;

@@ -19,7 +19,7 @@ struct prefill_args {
     float *y;
     int64_t y_stride;
     const uint16_t *x;
-    int32_t x_stride, n_tokens; /* rows of x: `parts` make a token of y */
+    int32_t x_stride, n_x_rows; /* `parts` of them make a token of y */
     const float *x_scales;
     int32_t parts;
     int32_t n_stripes; /* the blocks of any4_gemm_kernel */
@@ -86,7 +86,7 @@ struct prefill_out {
     int64_t y_stride;
     const float *x_scales;
     const int32_t *slot_row; /* or NULL */
-    int32_t first;           /* counted in parts, as a block's tokens are */
+    int32_t first;           /* row of x, as a block's tokens are */
     int32_t parts;
 };
 
@@ -219,9 +219,9 @@ any4_prefill_kernel(struct prefill_args args)
 {
     constexpr int32_t TOKENS = 8 * N_TILES;
     SIMT_DYNAMIC_SHARED(memory);
-    const int32_t n_token_tiles = (args.n_tokens + TOKENS - 1) / TOKENS;
+    const int32_t n_token_tiles = (args.n_x_rows + TOKENS - 1) / TOKENS;
     const int32_t token = simt_block() % n_token_tiles * TOKENS;
-    const int32_t n_here = args.n_tokens - token < TOKENS ? args.n_tokens - token : TOKENS;
+    const int32_t n_here = args.n_x_rows - token < TOKENS ? args.n_x_rows - token : TOKENS;
     const struct prefill_rows rows = {args.x + (int64_t)token * args.x_stride, args.x_stride};
     prefill_product<GROUP, N_TILES, INT8, false>(
         memory, args.w, simt_block() / n_token_tiles, rows, n_here, args.n_stripes,

@@ -22,7 +22,7 @@ struct any4_args {
     int64_t y_stride;
     const uint16_t *x;
     int32_t x_stride; /* 32 bits reach all tokens of a launch */
-    int32_t n_tokens; /* rows of x: `parts` make a token of y */
+    int32_t n_x_rows; /* `parts` of them make a token of y */
     const float *x_scales;
     int32_t parts;
     float *partials; /* two slots a block of (tokens, BLOCK_ROWS) */
@@ -126,11 +126,11 @@ SIMT_DEVICE uint32_t pair_of_bytes(uint32_t bytes, uint32_t selector)
 
 /* -- blocks that share rows -- */
 
-/* The sums of the blocks [first, last] for number i of (tokens, BLOCK_ROWS), in their order. */
+/* The sums of the blocks [first, last] for number i of (rows of x, BLOCK_ROWS), in their order. */
 SIMT_DEVICE float segment_partials(const struct any4_args &args, int32_t row_block, int32_t n_units,
                                    int32_t first, int32_t last, int32_t i)
 {
-    const int64_t slot_size = (int64_t)args.n_tokens * BLOCK_ROWS;
+    const int64_t slot_size = (int64_t)args.n_x_rows * BLOCK_ROWS;
     float sum = 0;
     for (int32_t block = first; block <= last; block++) {
         const int64_t slot =
@@ -151,12 +151,12 @@ SIMT_DEVICE void segment_finish(const struct any4_args &args, int32_t row_block,
     const struct cuda_any4 &w = args.w;
     const int32_t first = stripe_of(row_block * w.n_tile_cols, n_units, simt_n_blocks());
     const int32_t last = stripe_of((row_block + 1) * w.n_tile_cols - 1, n_units, simt_n_blocks());
-    const int64_t slot_size = (int64_t)args.n_tokens * BLOCK_ROWS;
+    const int64_t slot_size = (int64_t)args.n_x_rows * BLOCK_ROWS;
     if (first != last) {
         const int64_t slot =
             (int64_t)simt_block() * 2 +
             (stripe_begin(simt_block(), n_units, simt_n_blocks()) / w.n_tile_cols == row_block ? 0 : 1);
-        for (int32_t i = simt_thread(); i < args.n_tokens * BLOCK_ROWS; i += simt_n_threads()) {
+        for (int32_t i = simt_thread(); i < args.n_x_rows * BLOCK_ROWS; i += simt_n_threads()) {
             args.partials[slot * slot_size + i] = sums[i / BLOCK_ROWS * stride + i % BLOCK_ROWS];
         }
         simt_barrier();
@@ -172,15 +172,15 @@ SIMT_DEVICE void segment_finish(const struct any4_args &args, int32_t row_block,
         }
     }
     const bool two = args.parts == 2;
-    for (int32_t i = simt_thread(); i < args.n_tokens / args.parts * BLOCK_ROWS; i += simt_n_threads()) {
-        const int32_t token = i / BLOCK_ROWS, row = i % BLOCK_ROWS, part = token * args.parts;
+    for (int32_t i = simt_thread(); i < args.n_x_rows / args.parts * BLOCK_ROWS; i += simt_n_threads()) {
+        const int32_t token = i / BLOCK_ROWS, row = i % BLOCK_ROWS, x_row = token * args.parts;
         const int64_t out = (int64_t)row_block * BLOCK_ROWS + row;
         float sum, rest = 0;
         if (first == last) {
-            sum = sums[part * stride + row];
-            rest = two ? sums[(part + 1) * stride + row] : 0.0f;
+            sum = sums[x_row * stride + row];
+            rest = two ? sums[(x_row + 1) * stride + row] : 0.0f;
         } else {
-            const int32_t at = part * BLOCK_ROWS + row;
+            const int32_t at = x_row * BLOCK_ROWS + row;
             sum = segment_partials(args, row_block, n_units, first, last, at);
             rest = two ? segment_partials(args, row_block, n_units, first, last, at + BLOCK_ROWS) : 0.0f;
         }

@@ -320,7 +320,7 @@ template <class K> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(struct att
     }
     simt_barrier();
     const int32_t warp_row = simt_warp() / sizes::SHARERS * ATTENTION_ROWS;
-    const int32_t part = simt_warp() % sizes::SHARERS;
+    const int32_t share = simt_warp() % sizes::SHARERS;
     /* The warp's rows see no key outside of [warp_first, warp_last]. */
     const int32_t warp_end = begin + warp_row + 16 < end ? begin + warp_row + 16 : end;
     const int32_t warp_last = begin + warp_row < end ? tile.position + (warp_end - 1) / args.group : -1;
@@ -371,7 +371,7 @@ template <class K> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(struct att
                 float added[2][4] = {};
                 SIMT_UNROLL
                 for (int32_t step = 0; step < ATTENTION_STEPS; step++) {
-                    values_add<K>(added, weights.step[step], values + part * TILES, 16 * step, pair);
+                    values_add<K>(added, weights.step[step], values + share * TILES, 16 * step, pair);
                 }
                 SIMT_UNROLL
                 for (int32_t i = 0; i < 8; i++) {
@@ -388,7 +388,7 @@ template <class K> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(struct att
             SIMT_UNROLL
             for (int32_t i = 0; i < 2; i++) {
                 const int32_t row = begin + warp_row + g + 8 * i;
-                const int64_t at = partial_slot(args, tile, row) * HD + part * TILES * 8 + 2 * t;
+                const int64_t at = partial_slot(args, tile, row) * HD + share * TILES * 8 + 2 * t;
                 partials[i] = row < end ? args.call.partials + at : nullptr;
                 fold[i] = fold_limits(all.max[i], all.total[i], split.max[i], split.total[i]);
                 split.max[i] = -INFINITY;
@@ -407,7 +407,7 @@ template <class K> SIMT_KERNEL(WIDE_THREADS, 2) attention_wide_kernel(struct att
             uint32_t *out = reinterpret_cast<uint32_t *>(out_row(args, tile, row));
             SIMT_UNROLL
             for (int32_t n = 0; n < TILES; n++) {
-                const int32_t dim = (part * TILES + n) * 8;
+                const int32_t dim = (share * TILES + n) * 8;
                 if (dim < args.call.head_dim) {
                     out_store_sums(args, out + dim / 2 + t, d[n][2 * i], d[n][2 * i + 1], inverse);
                 }

@@ -31,9 +31,9 @@ int32_t cuda_attention_tiles(struct cuda_attention_tile *out, const int32_t *pos
 
 /* out[row][head] = sum over keys p of softmax_p(scale * q[row][head] . k[p]) v[p], p <= position and, with a
  * window, p > position - window (attention_fn of kernels.h); what f16 does not reach is +-65504 (in two
- * parts 65520), NaN stays NaN. Query heads that share a KV head lie together. With a cache of f32 products
- * and sums are f32; in two parts results of a cache of 16 bits are as good as their weights are
- * (docs/cuda.md). */
+ * parts 65520), NaN stays NaN. Query heads that share a KV head lie together. With a cache of f32,
+ * products and sums are f32; with one of 16 bits, results in two parts keep 16 bits (bf16) or 22 (f16) of
+ * their weights. */
 struct cuda_attention {
     struct cuda_rows out; /* (n_rows, n_heads * head_dim); scales NULL */
     const float *q; /* (n_rows, n_heads * head_dim) f32, rotated: the front of cuda_rope_append's rows */

@@ -183,7 +183,8 @@ class linear_bench
     void compare(const std::function<void(const struct cuda_linear &)> &product, bool is_exact_gemv,
                  int32_t n_tokens, int32_t parts = 1) const
     {
-        static const double LIMIT = 0.02; /* of the root mean square; sums of f16 lose 0.002 */
+        /* Of the root mean square; sums of f16 lose 0.002, a second part that is missing 0.0002 or more. */
+        const double limit = parts == 2 ? 1e-4 : 0.02;
         struct cuda_linear args = args_of(0, n_tokens, parts);
         const int32_t n_rows = args.w->n_rows;
         card_check(
@@ -207,7 +208,7 @@ class linear_bench
                 worst = difference <= worst ? worst : difference; /* NaN stays */
             }
             const double rms = sqrt(squares / n_rows);
-            if (!(worst <= LIMIT * rms) || !(rms > 0)) {
+            if (!(worst <= limit * rms) || !(rms > 0)) {
                 char text[120];
                 snprintf(text, sizeof text, "token %d of %d differs by %g from another kernel, rms %g", token,
                          n_tokens, worst, rms);

@@ -22,9 +22,13 @@ static inline enum status check_linear(const char *name, const struct cuda_linea
                                        struct error *err)
 {
     const int32_t n_padded = args->w->n_tile_cols * ANY4_TILE_COLS;
-    const enum status status = check_x(name, &args->x, n_padded, INT32_MAX / CUDA_MAX_TOKENS_SMALL, err);
+    const enum status status = check_rows(name, "x", &args->x, n_padded, err);
     if (status) {
         return status;
+    }
+    if (args->x.stride > INT32_MAX / CUDA_MAX_TOKENS_SMALL) {
+        return error_set(err, STATUS_INVALID, "%s: rows of x are %lld apart, expected at most %d", name,
+                         (long long)args->x.stride, INT32_MAX / CUDA_MAX_TOKENS_SMALL);
     }
     if (args->n_tokens < 1 || args->n_tokens > max_tokens / args->x.parts) {
         return error_set(err, STATUS_INVALID, "%s: %d tokens in %d parts, expected 1 to %d", name,

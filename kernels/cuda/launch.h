@@ -3,14 +3,14 @@
  * cuda.md) the kernel has run when the function returns, and arrays are plain memory. A launch that fails
  * gives STATUS_DEVICE with the text of CUDA or of the host's runtime.
  *
- * Activations that a matrix is multiplied by are f16 with a scale a token: value = x[t][i] * x_scales[t].
- * Rows are x_stride elements apart, 16-byte aligned, padded with zeros to whole tiles: cuda_padded(n)
- * columns. The kernels that make them choose the power of two for which a row's largest magnitude is in [0.5,
- * 1]: 1 for a row of zeros and for one with NaN or an infinity, which stay what they are; nothing below
- * 2^-126 or above 2^126, where the largest may lie below 0.5 or reach 4. f16 keeps 11 bits of values down to
- * 2^-14 of the scale, and whole multiples of 2^-24 of it below that; a second part (struct cuda_rows) keeps
- * what they lose. Kernels that read x take NULL for scales of 1; x is then any f16. Residuals and results are
- * f32. */
+ * Activations that a matrix is multiplied by are f16 with a scale a token, in one part or in two: struct
+ * cuda_rows. Rows are `stride` elements apart, 16-byte aligned, padded with zeros to whole tiles:
+ * cuda_padded(n) columns. The kernels that make them choose the power of two for which a row's largest
+ * magnitude is in [0.5, 1]: 1 for a row of zeros and for one with NaN or an infinity, which stay what they
+ * are; nothing below 2^-126 or above 2^126, where the largest may lie below 0.5 or reach 4. f16 keeps 11 bits
+ * of values down to 2^-14 of the scale, and whole multiples of 2^-24 of it below that; a second part keeps
+ * what they lose (of an infinity it is NaN, and so is then what a matrix makes of the row). Kernels that read
+ * x take NULL for scales of 1; x is then any f16. Residuals and results are f32. */
 #ifndef KERNELS_CUDA_LAUNCH_H
 #define KERNELS_CUDA_LAUNCH_H
 

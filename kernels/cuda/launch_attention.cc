@@ -60,7 +60,7 @@ static enum status check_attention(const struct cuda_attention *args, struct err
             args->n_rows, args->n_tiles, args->max_position, args->block_size, args->sliding_window,
             (double)args->scale);
     }
-    const enum status status = check_x("attention", &args->out, cuda_padded((int32_t)n), INT64_MAX, err);
+    const enum status status = check_rows("attention", "out", &args->out, cuda_padded((int32_t)n), err);
     if (status) {
         return status;
     }

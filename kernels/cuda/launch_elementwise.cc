@@ -16,17 +16,17 @@ static enum status check_sizes(const char *name, int32_t n, int32_t n_tokens, st
 }
 
 /* Rows are written in pairs up to their padding. */
-static enum status check_rows(const char *name, const struct cuda_rows *out, int32_t n, int32_t n_tokens,
-                              struct error *err)
+static enum status check_out(const char *name, const struct cuda_rows *out, int32_t n, int32_t n_tokens,
+                             struct error *err)
 {
-    const enum status status = check_x(name, out, cuda_padded(n), INT64_MAX, err);
+    const enum status status = check_rows(name, "out", out, cuda_padded(n), err);
     return status ? status : check_sizes(name, n, n_tokens, err);
 }
 
 enum status cuda_rmsnorm(const struct cuda_rows *out, const float *h, int64_t h_stride, const float *weight,
                          int32_t n, int32_t n_tokens, float eps, void *stream, struct error *err)
 {
-    enum status status = check_rows("rmsnorm", out, n, n_tokens, err);
+    enum status status = check_out("rmsnorm", out, n, n_tokens, err);
     return status ? status
                   : launched(simt_launch(grid_of("rmsnorm", n_tokens, stream), rmsnorm_kernel, *out, h,
                                          h_stride, weight, n, cuda_padded(n), eps),
@@ -36,7 +36,7 @@ enum status cuda_rmsnorm(const struct cuda_rows *out, const float *h, int64_t h_
 enum status cuda_swiglu(const struct cuda_rows *out, const float *gate, const float *up, int64_t y_stride,
                         int32_t n, int32_t n_tokens, void *stream, struct error *err)
 {
-    enum status status = check_rows("swiglu", out, n, n_tokens, err);
+    enum status status = check_out("swiglu", out, n, n_tokens, err);
     return status ? status
                   : launched(simt_launch(grid_of("swiglu", n_tokens, stream), swiglu_kernel, *out, gate, up,
                                          y_stride, n, cuda_padded(n)),

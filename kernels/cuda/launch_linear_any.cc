@@ -7,7 +7,7 @@
 static enum status check_any(const char *name, const struct any_args *args, int64_t n_blocks,
                              struct error *err)
 {
-    const enum status status = check_x(name, &args->x, cuda_padded(args->w.n_cols), INT64_MAX, err);
+    const enum status status = check_rows(name, "x", &args->x, cuda_padded(args->w.n_cols), err);
     if (status) {
         return status;
     }
@@ -27,13 +27,15 @@ struct any_choice {
     int32_t n_rows, n_tokens, n_threads;
 };
 
-enum any_use { ANY_ONE, ANY_MANY, ANY_GROUPED };
+enum any_use { ANY_ONE, ANY_TWO, ANY_MANY, ANY_GROUPED };
 
 template <any_format FORMAT> static any_choice any_of(any_use use)
 {
     switch (use) {
     case ANY_ONE:
         return {linear_any_kernel<FORMAT, 1>, ANY_ROWS, 1, ANY_THREADS};
+    case ANY_TWO: /* a token in two parts */
+        return {linear_any_kernel<FORMAT, 2>, ANY_ROWS, 2, ANY_THREADS};
     case ANY_MANY:
         return {linear_any_kernel<FORMAT, ANY_TOKENS>, ANY_ROWS, ANY_TOKENS, ANY_THREADS};
     default:
@@ -90,10 +92,15 @@ static enum status any_launch(const char *name, struct any_args *args, const str
 enum status cuda_linear_any(float *y, int64_t y_stride, const struct cuda_matrix *w,
                             const struct cuda_rows *x, int32_t n_tokens, void *stream, struct error *err)
 {
-    const int32_t n_rows = n_tokens * x->parts;
-    struct any_args args = {*w, nullptr, y, y_stride, *x, n_rows, 0, 0, nullptr, nullptr};
-    const any_choice choice = any_choose(w, n_rows == 1 ? ANY_ONE : ANY_MANY, n_rows);
-    const int64_t n_token_tiles = ((int64_t)n_rows + choice.n_tokens - 1) / choice.n_tokens;
+    const int64_t n_x_rows = (int64_t)n_tokens * x->parts;
+    if (n_x_rows > INT32_MAX) {
+        return error_set(err, STATUS_INVALID, "linear_any: %d tokens in %d parts are too many", n_tokens,
+                         x->parts);
+    }
+    struct any_args args = {*w, nullptr, y, y_stride, *x, (int32_t)n_x_rows, 0, 0, nullptr, nullptr};
+    const enum any_use use = n_x_rows == 1 ? ANY_ONE : n_x_rows == 2 ? ANY_TWO : ANY_MANY;
+    const any_choice choice = any_choose(w, use, (int32_t)n_x_rows);
+    const int64_t n_token_tiles = (n_x_rows + choice.n_tokens - 1) / choice.n_tokens;
     return any_launch("linear_any", &args, &choice, n_token_tiles, stream, err);
 }
 

@@ -113,7 +113,7 @@ enum status cuda_any4_grouped(float *y, int64_t y_stride, const struct cuda_any4
                          "%s: %d slots, %d experts of %lld tiles of 32 rows are out of range", name,
                          max_slots, n_experts, (long long)n_units);
     }
-    const enum status status = check_x(name, x, n_padded, INT32_MAX, err);
+    const enum status status = check_rows(name, "x", x, n_padded, err);
     if (status) {
         return status;
     }

@@ -19,6 +19,7 @@ enum {
     ANY_TOKENS = 8, /* at a time */
     ANY_LANES_A_BLOCK = ANY4_BLOCK_COLS / ANY_LANE_COLS,
 };
+static_assert(ANY_TOKENS % 2 == 0, "both parts of a token are in one block");
 
 /* How a row is read: weights as stored, or codes of 2, 3, 4 or 8 bits. bf16 has linear_dense.cuh. */
 enum any_format { ANY_F32, ANY_F16, ANY_CODES_2, ANY_CODES_3, ANY_CODES_4, ANY_CODES_8 };
@@ -40,7 +41,7 @@ struct any_args {
     float *y;
     int64_t y_stride;
     struct cuda_rows x;
-    int32_t n_tokens;            /* rows of x: x.parts make a token of y */
+    int32_t n_x_rows;            /* x.parts of them make a token of y */
     int32_t n_row_tiles;         /* of a block's rows */
     int32_t n_padded;            /* columns */
     const int32_t *slot_row;     /* grouped: row of x of each slot, or NULL */
@@ -175,26 +176,27 @@ template <int N> SIMT_DEVICE float any_sum(const float *at, int32_t stride)
     return sum;
 }
 
-/* A token's scale times its sum, to a row of y. token: counted in parts, as everywhere in a kernel. */
-SIMT_DEVICE void any_store(const struct any_args &args, int32_t token, int32_t row, float sum)
+/* A token's scale times its sum, to a row of y. x_row: the token's first. */
+SIMT_DEVICE void any_store(const struct any_args &args, int32_t x_row, int32_t row, float sum)
 {
-    token /= args.x.parts;
+    const int32_t token = x_row / args.x.parts;
     args.y[token * args.y_stride + row] = x_scale_of_slot(args.x.scales, args.slot_row, token) * sum;
 }
 
-/* y of a block's rows and n_here of at most TOKENS tokens from first_token on (slots, where x is gathered).
+/* y of a block's rows and the tokens (slots, where x is gathered) of n_here of at most TOKENS rows of x from
+ * first_x_row on.
  * tables: of the block's rows; sums: (ANY_WARPS, ANY_ROWS * TOKENS), free behind the next barrier. */
 template <any_format FORMAT, int TOKENS>
 SIMT_DEVICE void any_product(const struct any_args &args, const struct cuda_matrix &w, int32_t first_row,
-                             int32_t first_token, int32_t n_here, const uint32_t *tables, float *shared_sums)
+                             int32_t first_x_row, int32_t n_here, const uint32_t *tables, float *shared_sums)
 {
     typedef any_traits<FORMAT> traits;
     const int32_t quarter = simt_lane() % ANY_LANES_A_BLOCK, n_padded = args.n_padded;
     const uint16_t *x[TOKENS];
     SIMT_UNROLL
-    for (int32_t t = 0; t < TOKENS; t++) { /* tokens that are not there: the last one again */
-        const int32_t token = first_token + (t < n_here ? t : n_here - 1);
-        x[t] = args.x.x + x_part_row(args.slot_row, token, args.x.parts) * args.x.stride;
+    for (int32_t t = 0; t < TOKENS; t++) { /* rows that are not there: the last one again */
+        const int32_t x_row = first_x_row + (t < n_here ? t : n_here - 1);
+        x[t] = args.x.x + x_part_row(args.slot_row, x_row, args.x.parts) * args.x.stride;
     }
     float sums[ANY_ROWS][TOKENS] = {};
     for (int32_t step = simt_warp(); step * ANY_STEP_COLS < n_padded; step += ANY_WARPS) {
@@ -260,14 +262,14 @@ SIMT_DEVICE void any_product(const struct any_args &args, const struct cuda_matr
     simt_barrier();
     const int32_t parts = args.x.parts;
     if (simt_thread() < n_here / parts * ANY_ROWS) {
-        const int32_t token = simt_thread() / ANY_ROWS * parts, row = first_row + simt_thread() % ANY_ROWS;
-        const float *at = shared_sums + token * ANY_ROWS + simt_thread() % ANY_ROWS;
+        const int32_t x_row = simt_thread() / ANY_ROWS * parts, row = first_row + simt_thread() % ANY_ROWS;
+        const float *at = shared_sums + x_row * ANY_ROWS + simt_thread() % ANY_ROWS;
         float sum = any_sum<ANY_WARPS>(at, ANY_ROWS * TOKENS);
         if (parts == 2) {
             sum = x_parts_sum(sum, any_sum<ANY_WARPS>(at + ANY_ROWS, ANY_ROWS * TOKENS));
         }
         if (row < w.n_rows) {
-            any_store(args, first_token + token, row,
+            any_store(args, first_x_row + x_row, row,
                       w.kind == ANY4_LUT_INT8 ? w.row_scales[row] * sum : sum);
         }
     }
@@ -278,10 +280,10 @@ template <any_format FORMAT, int TOKENS> SIMT_KERNEL(ANY_THREADS, 1) linear_any_
 {
     SIMT_SHARED(uint32_t, tables, [ANY_ROWS * ANY4_MAX_TABLE]);
     SIMT_SHARED(float, sums, [ANY_WARPS * ANY_ROWS * TOKENS]);
-    const int32_t n_token_tiles = (args.n_tokens + TOKENS - 1) / TOKENS;
+    const int32_t n_token_tiles = (args.n_x_rows + TOKENS - 1) / TOKENS;
     const int32_t row = simt_block() / n_token_tiles * ANY_ROWS;
     const int32_t token = simt_block() % n_token_tiles * TOKENS;
-    const int32_t n_here = args.n_tokens - token < TOKENS ? args.n_tokens - token : TOKENS;
+    const int32_t n_here = args.n_x_rows - token < TOKENS ? args.n_x_rows - token : TOKENS;
     if constexpr (any_traits<FORMAT>::TABLE) {
         any_table_fill<FORMAT>(tables, args.w, row);
     }

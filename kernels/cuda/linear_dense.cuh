@@ -57,19 +57,19 @@ template <int M_TILES> struct dense_shared {
     static constexpr int32_t WORDS = DENSE_WARPS * 8 * STRIDE; /* of 8 tokens, every warp's */
 };
 
-/* y of 16 * M_TILES rows and n_here of at most 8 * N_TILES tokens (slots, where x is gathered). shared_sums:
- * free behind the next barrier. */
+/* y of 16 * M_TILES rows and the tokens (slots, where x is gathered) of n_here of at most 8 * N_TILES rows of
+ * x. shared_sums: free behind the next barrier. */
 template <int M_TILES, int N_TILES>
 SIMT_DEVICE void dense_product(const struct any_args &args, const struct cuda_matrix &w, int32_t first_row,
-                               int32_t first_token, int32_t n_here, float *shared_sums)
+                               int32_t first_x_row, int32_t n_here, float *shared_sums)
 {
     typedef dense_shared<M_TILES> layout;
     const int32_t g = simt_lane() / 4, t = simt_lane() % 4;
     const uint16_t *x[N_TILES];
     SIMT_UNROLL
-    for (int32_t n = 0; n < N_TILES; n++) { /* tokens that are not there: the last one again */
-        const int32_t token = first_token + (n * 8 + g < n_here ? n * 8 + g : n_here - 1);
-        x[n] = args.x.x + x_part_row(args.slot_row, token, args.x.parts) * args.x.stride + t * 8;
+    for (int32_t n = 0; n < N_TILES; n++) { /* rows that are not there: the last one again */
+        const int32_t x_row = first_x_row + (n * 8 + g < n_here ? n * 8 + g : n_here - 1);
+        x[n] = args.x.x + x_part_row(args.slot_row, x_row, args.x.parts) * args.x.stride + t * 8;
     }
     float sums[M_TILES][N_TILES][4] = {};
     dense_unit<M_TILES> next = {};
@@ -111,15 +111,15 @@ SIMT_DEVICE void dense_product(const struct any_args &args, const struct cuda_ma
         simt_barrier();
         const int32_t parts = args.x.parts;
         for (int32_t i = simt_thread(); i < 8 / parts * layout::ROWS; i += DENSE_THREADS) {
-            const int32_t of_tile = i / layout::ROWS * parts, token = n * 8 + of_tile;
+            const int32_t of_tile = i / layout::ROWS * parts, x_row = n * 8 + of_tile;
             const int32_t row = first_row + i % layout::ROWS;
             const float *at = shared_sums + of_tile * layout::STRIDE + i % layout::ROWS;
             float sum = any_sum<DENSE_WARPS>(at, 8 * layout::STRIDE);
             if (parts == 2) {
                 sum = x_parts_sum(sum, any_sum<DENSE_WARPS>(at + layout::STRIDE, 8 * layout::STRIDE));
             }
-            if (token < n_here && row < w.n_rows) {
-                any_store(args, first_token + token, row, sum);
+            if (x_row < n_here && row < w.n_rows) {
+                any_store(args, first_x_row + x_row, row, sum);
             }
         }
     }
@@ -132,9 +132,9 @@ linear_dense_kernel(struct any_args args)
 {
     SIMT_SHARED(float, sums, [dense_shared<M_TILES>::WORDS]);
     constexpr int32_t TOKENS = 8 * N_TILES;
-    const int32_t n_token_tiles = (args.n_tokens + TOKENS - 1) / TOKENS;
+    const int32_t n_token_tiles = (args.n_x_rows + TOKENS - 1) / TOKENS;
     const int32_t token = simt_block() % n_token_tiles * TOKENS;
-    const int32_t n_here = args.n_tokens - token < TOKENS ? args.n_tokens - token : TOKENS;
+    const int32_t n_here = args.n_x_rows - token < TOKENS ? args.n_x_rows - token : TOKENS;
     simt_dependency_wait();
     dense_product<M_TILES, N_TILES>(args, args.w, simt_block() / n_token_tiles * dense_shared<M_TILES>::ROWS,
                                     token, n_here, sums);

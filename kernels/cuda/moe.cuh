@@ -172,12 +172,11 @@ SIMT_DEVICE void grouped_matrix(struct cuda_any4 *w, const struct grouped_args &
     }
 }
 
-/* Where the rows of x from number `part` on begin: from here on the parts of slots are counted (x_row.cuh).
- * Behind a barrier. */
-SIMT_DEVICE void grouped_rows(int32_t *x_at, const struct grouped_args &args, int32_t part, int32_t n_here)
+/* Where n_here rows of x begin, from number x_row of those of all slots on (x_part_row). Behind a barrier. */
+SIMT_DEVICE void grouped_rows(int32_t *x_at, const struct grouped_args &args, int32_t x_row, int32_t n_here)
 {
     if (simt_thread() < n_here) {
-        const int32_t row = x_part_row(args.slot_row, part + simt_thread(), args.parts);
+        const int32_t row = x_part_row(args.slot_row, x_row + simt_thread(), args.parts);
         x_at[simt_thread()] = row * args.x_stride;
     }
 }
@@ -210,13 +209,13 @@ any4_grouped_kernel(struct grouped_args args)
     grouped_matrix(w, args, expert);
     simt_barrier();
     const struct gemm_rows_gathered rows = {args.x, x_at};
-    for (int32_t part = begin; part < end; part += TOKENS) {
-        const int32_t n_here = end - part < TOKENS ? end - part : TOKENS;
-        grouped_rows(x_at, args, part, n_here); /* read behind the product's first barrier */
+    for (int32_t x_row = begin; x_row < end; x_row += TOKENS) {
+        const int32_t n_here = end - x_row < TOKENS ? end - x_row : TOKENS;
+        grouped_rows(x_at, args, x_row, n_here); /* read behind the product's first barrier */
         gemm_segment<GROUP, N_TILES, INT8, ANY4_TILE_COLS>(
             memory, w[0], gemm_range_of(row_block, 0, args.shape.n_tile_cols), rows, n_here);
         for (int32_t i = simt_thread(); i < n_here / parts * BLOCK_ROWS; i += GEMM_THREADS) {
-            const int32_t slot = part / parts + i / BLOCK_ROWS;
+            const int32_t slot = x_row / parts + i / BLOCK_ROWS;
             const int32_t row = row_block * BLOCK_ROWS + i % BLOCK_ROWS;
             const float *at = sums + i / BLOCK_ROWS * parts * GEMM_SUM_STRIDE + i % BLOCK_ROWS;
             float sum = parts == 2 ? x_parts_sum(at[0], at[GEMM_SUM_STRIDE]) : at[0];
@@ -248,13 +247,13 @@ any4_grouped_prefill_kernel(struct grouped_args args)
     }
     grouped_matrix(w, args, expert);
     const struct gemm_rows_gathered rows = {args.x, x_at};
-    for (int32_t part = begin; part < end; part += TOKENS) {
-        const int32_t n_here = end - part < TOKENS ? end - part : TOKENS;
-        grouped_rows(x_at, args, part, n_here); /* those before were read in front of a barrier */
-        simt_barrier();                         /* and nobody works on them any more */
+    for (int32_t x_row = begin; x_row < end; x_row += TOKENS) {
+        const int32_t n_here = end - x_row < TOKENS ? end - x_row : TOKENS;
+        grouped_rows(x_at, args, x_row, n_here); /* those before were read in front of a barrier */
+        simt_barrier();                          /* and nobody works on them any more */
         prefill_product<GROUP, N_TILES, INT8, true>(
             memory, w[0], row_tile, rows, n_here, 1,
-            {args.y, args.y_stride, args.x_scales, args.slot_row, part, args.parts});
+            {args.y, args.y_stride, args.x_scales, args.slot_row, x_row, args.parts});
     }
 }
 

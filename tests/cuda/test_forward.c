@@ -74,24 +74,6 @@ static double row_nll(const float *logits, int32_t n_vocab, int32_t id)
     return max + log(sum) - (double)logits[id];
 }
 
-static double chunk_nll(const struct engine_options *options, const int32_t *ids, int32_t n)
-{
-    struct scorer *scorer;
-    struct error err = {0};
-    double sum = 0;
-    require(scorer_open(&scorer, options, n, NULL, &err), &err);
-    const int32_t n_vocab = scorer_get_info(scorer)->config.vocab_size;
-    const float *logits = scorer_step(scorer, 0, ids, n - 1);
-    CHECK(logits, "no logits");
-    for (int32_t i = 0; logits && i + 1 < n; i++) {
-        sum += row_nll(logits + (int64_t)i * n_vocab, n_vocab, ids[i + 1]);
-    }
-    scorer_close(scorer);
-    return sum / (n - 1);
-}
-
-static const char *const kv_names[] = {"auto", "f32", "f16", "bf16"};
-
 static bool has_experts(const struct engine_options *options)
 {
     return strstr(options->model_dir, "mixtral");
@@ -104,6 +86,26 @@ static enum cuda_precision precision_of(const struct engine_options *options)
            : has_experts(options)  ? CUDA_PRECISION_EXACT
                                    : CUDA_PRECISION_FAST;
 }
+
+static double chunk_nll(const struct engine_options *options, const int32_t *ids, int32_t n)
+{
+    struct scorer *scorer;
+    struct error err = {0};
+    double sum = 0;
+    require(scorer_open(&scorer, options, n, NULL, &err), &err);
+    const int32_t n_vocab = scorer_get_info(scorer)->config.vocab_size;
+    const bool exact = options->device == DEVICE_CUDA && precision_of(options) == CUDA_PRECISION_EXACT;
+    CHECK(scorer_get_info(scorer)->cuda_exact == exact, "exact: %d, expected %d", !exact, exact);
+    const float *logits = scorer_step(scorer, 0, ids, n - 1);
+    CHECK(logits, "no logits");
+    for (int32_t i = 0; logits && i + 1 < n; i++) {
+        sum += row_nll(logits + (int64_t)i * n_vocab, n_vocab, ids[i + 1]);
+    }
+    scorer_close(scorer);
+    return sum / (n - 1);
+}
+
+static const char *const kv_names[] = {"auto", "f32", "f16", "bf16"};
 
 /* A row whose activations are f16 rounds some keys and values to the other 16-bit neighbour than the CPU, and
  * with experts that turns choices that are close, worth some 1e-3 of a chunk: the CPU's own answers move as

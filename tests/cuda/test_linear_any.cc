@@ -182,18 +182,18 @@ static void test_grouped(const struct test_format *format, int32_t n_cols, bool 
 }
 
 /* A row that is not finite shows it in every result. */
-static void test_not_finite(const struct test_format *format)
+static void test_not_finite(const struct test_format *format, int32_t parts)
 {
     struct rng rng = {5};
     const linear m(format, 9, 200, 32, DATA_RANDOM, 2);
-    inputs in(m, 2, DATA_RANDOM, &rng);
+    inputs in(m, 2, DATA_RANDOM, &rng, true, parts);
     in.x[3] = 0x7c00;
-    in.x[(size_t)in.x_stride + 150] = 0x7e00;
+    in.x[(size_t)(parts * in.x_stride) + 150] = 0x7e00;
     const std::vector<float> y = run(m, in, 2, 1);
     for (int32_t token = 0; token < 2; token++) {
         for (int32_t row = 0; row < 9; row++) {
-            CHECK(!std::isfinite(y[(size_t)(token * in.y_stride + row)]), "%s: token %d, row %d is finite",
-                  format->name, token, row);
+            CHECK(!std::isfinite(y[(size_t)(token * in.y_stride + row)]),
+                  "%s: token %d in %d parts, row %d is finite", format->name, token, parts, row);
         }
     }
 }
@@ -251,7 +251,7 @@ int main(int n_arguments, char **arguments)
     test(format_of(ANY4_LUT, 3), 5, 200, 32, DATA_RANDOM, 9, 1);
     test(format_of(ANY4_BF16, 0), 5, 640, 0, DATA_RANDOM, 17, 2);
     test_grouped(format_of(ANY4_LUT_INT8, 2), 200, true, 3, 2);
-    test_not_finite(format_of(ANY4_BF16, 0));
+    test_not_finite(format_of(ANY4_BF16, 0), 1);
 #else
     const uint64_t n_seeds = n_arguments > 1 ? (uint64_t)atoi(arguments[1]) : 2;
     static const int32_t all_tokens[] = {1, 2, 3, 8, 9, 35};
@@ -279,7 +279,8 @@ int main(int n_arguments, char **arguments)
             test_grouped(&format, 328, true, 1, parts);
             test_grouped(&format, 256, false, 2, parts);
         }
-        test_not_finite(&format);
+        test_not_finite(&format, 1);
+        test_not_finite(&format, 2);
         if (format.kind == ANY4_BF16) {
             test(&format, 70, 640, 0, DATA_RANDOM, 33, 6);
         }

@@ -168,6 +168,7 @@ enum status engine_open(struct engine **out, const struct engine_options *option
                                    .method = QUANT_NONE,
                                    .quant_cache = "off",
                                    .device_bytes = fake_engine.device_bytes,
+                                   .cuda_exact = fake_engine.cuda_exact,
                                    .config = {.vocab_size = TINY_N_TOKENS, .bos_id = TINY_BOS}};
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->changed, NULL);

@@ -18,6 +18,7 @@ struct fake_engine {
     _Atomic int32_t submit_us;    /* engine_submit takes so long: the HTTP thread stands still */
     _Atomic int32_t fail_at;      /* the token before which a sequence ends with FINISH_ERROR; -1: never */
     _Atomic int32_t device_bytes; /* of engine_info when it is opened: not 0, a card */
+    atomic_bool cuda_exact;       /* the same */
     /* Seen. */
     _Atomic int32_t n_cancelled, n_live;
     _Atomic int32_t n_stopped; /* cancelled because their text was complete */

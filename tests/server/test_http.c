@@ -490,6 +490,22 @@ Test(http, stream_interval_auto)
     rig_close(&rig);
 }
 
+/* Answers of one precision are no answers of another. */
+Test(http, fingerprint_tells_the_precision)
+{
+    for (int exact = 0; exact < 2; exact++) {
+        struct rig rig;
+        atomic_store(&fake_engine.cuda_exact, exact);
+        rig_open(&rig, NULL);
+        char *answer = complete(&rig, "{\"prompt\":\"ab\",\"max_tokens\":2}");
+        cr_assert(strstr(answer, "\"system_fingerprint\":\"any4-"), "%s", answer);
+        cr_assert_eq(strstr(answer, "-fake-none-exact\"") != NULL, exact, "%s", answer);
+        cr_assert_eq(strstr(answer, "-fake-none\"") != NULL, !exact, "%s", answer);
+        free(answer);
+        rig_close(&rig);
+    }
+}
+
 Test(http, pings_while_nothing_comes)
 {
     struct rig rig;
