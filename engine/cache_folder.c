@@ -12,6 +12,7 @@
 #include "engine/base/atomic_file.h"
 #include "engine/base/hash.h"
 #include "engine/base/log.h"
+#include "quant/quantize.h"
 
 enum { PATH_BYTES = ATOMIC_FILE_PATH_BYTES, HASH_DIGITS = HASH_TEXT_BYTES - 1 };
 
@@ -39,9 +40,22 @@ static bool is_hash(const char *text)
 static bool is_model(const char *name)
 {
     const size_t tail = 2 * (1 + HASH_DIGITS) + strlen(model_suffix), length = strlen(name);
-    const char *key = name + length - tail;
-    return length > tail && has_suffix(name, model_suffix) && key[0] == '-' && is_hash(key + 1) &&
-           key[1 + HASH_DIGITS] == '-' && is_hash(key + 2 + HASH_DIGITS);
+    char method[32];
+    enum quant_method found;
+    if (length <= tail || length - tail >= sizeof method || !has_suffix(name, model_suffix)) {
+        return false;
+    }
+    const char *key = name + length - tail, *content = key + 1 + HASH_DIGITS;
+    snprintf(method, sizeof method, "%.*s", (int)(length - tail), name);
+    return key[0] == '-' && is_hash(key + 1) && content[0] == '-' && is_hash(content + 1) &&
+           !quant_method_parse(&found, method, NULL) && !strcmp(quant_method_name(found), method);
+}
+
+/* HASH.source */
+static bool is_note(const char *name)
+{
+    return strlen(name) == HASH_DIGITS + strlen(note_suffix) && is_hash(name) &&
+           has_suffix(name, note_suffix);
 }
 
 static int older_first(const void *a, const void *b)
@@ -54,9 +68,8 @@ static int older_first(const void *a, const void *b)
     return (left->tv_nsec > right->tv_nsec) - (left->tv_nsec < right->tv_nsec);
 }
 
-/* All but `keep`, unsorted. What goes away while it is looked at is not there. */
-static enum status list_models(struct cached_model **out, size_t *n, const char *folder, const char *keep,
-                               struct error *err)
+/* All of them, unsorted. What goes away while it is looked at is not there. */
+static enum status list_models(struct cached_model **out, size_t *n, const char *folder, struct error *err)
 {
     DIR *dir = opendir(folder);
     struct stat info;
@@ -64,10 +77,13 @@ static enum status list_models(struct cached_model **out, size_t *n, const char 
     size_t n_allocated = 0;
     *out = NULL;
     *n = 0;
-    for (struct dirent *entry; dir && !status && (entry = readdir(dir));) {
+    if (!dir) {
+        return error_set(err, STATUS_IO, "%s: %s", folder, strerror(errno));
+    }
+    for (struct dirent *entry; !status && (entry = readdir(dir));) {
         char path[PATH_BYTES];
         const int length = snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        if (!is_model(entry->d_name) || length >= PATH_BYTES || !strcmp(path, keep) || lstat(path, &info) ||
+        if (!is_model(entry->d_name) || length >= PATH_BYTES || lstat(path, &info) ||
             !S_ISREG(info.st_mode)) {
             continue;
         }
@@ -85,38 +101,39 @@ static enum status list_models(struct cached_model **out, size_t *n, const char 
         model->n_bytes = (size_t)info.st_size;
         model->used = info.st_mtim;
     }
-    if (dir) {
-        closedir(dir);
-    }
+    closedir(dir);
     return status;
 }
 
-enum status cache_folder_make_room(const char *folder, const char *keep, size_t n_bytes, size_t max_bytes,
-                                   struct error *err)
+enum status cache_folder_trim(const char *folder, const char *keep, size_t max_bytes, struct error *err)
 {
     struct cached_model *models;
+    struct error stuck = {0};
     size_t n, used = 0;
-    if (n_bytes > max_bytes) {
-        return error_set(err, STATUS_INVALID,
-                         "this model takes %zu bytes, quant_cache_max_bytes allows %zu for all", n_bytes,
-                         max_bytes);
-    }
-    enum status status = list_models(&models, &n, folder, keep, err);
+    enum status status = list_models(&models, &n, folder, err);
     for (size_t i = 0; i < n; i++) {
         used += models[i].n_bytes;
     }
     if (!status && n) {
         qsort(models, n, sizeof *models, older_first);
     }
-    for (size_t i = 0; !status && i < n && used > max_bytes - n_bytes; i++) {
-        if (unlink(models[i].path) && errno != ENOENT) {
-            status = error_set(err, STATUS_IO, "%s: cannot be removed: %s", models[i].path, strerror(errno));
-        } else {
-            log_info("quant cache: removed %s for quant_cache_max_bytes", models[i].path);
-            used -= models[i].n_bytes;
+    for (size_t i = 0; !status && i < n && used > max_bytes; i++) {
+        if (!strcmp(models[i].path, keep)) {
+            continue;
         }
+        if (!unlink(models[i].path)) {
+            log_info("quant cache: removed %s for quant_cache_max_bytes", models[i].path);
+        } else if (errno != ENOENT) {
+            error_set(&stuck, STATUS_IO, "%s cannot be removed: %s", models[i].path, strerror(errno));
+            continue;
+        }
+        used -= models[i].n_bytes;
     }
     free(models);
+    if (!status && stuck.status && used > max_bytes) {
+        *err = stuck;
+        status = stuck.status;
+    }
     return status;
 }
 
@@ -133,8 +150,8 @@ bool cache_folder_has_note(const char *folder, const char *content, const char *
     for (struct dirent *entry; dir && !found && (entry = readdir(dir));) {
         char path[PATH_BYTES], told[HASH_TEXT_BYTES];
         const int length = snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        found = has_suffix(entry->d_name, note_suffix) && length < PATH_BYTES && strcmp(path, except) &&
-                read(told, path) && !strcmp(told, content);
+        found = is_note(entry->d_name) && length < PATH_BYTES && strcmp(path, except) && read(told, path) &&
+                !strcmp(told, content);
     }
     if (dir) {
         closedir(dir);

@@ -1,5 +1,5 @@
 /* The folder of cached models as a whole: how much lies in it, and what of it has to go. Only files named as
- * ours are seen, METHOD-KEY-CONTENT.safetensors and HASH.source. */
+ * ours are looked at: METHOD-KEY-CONTENT.safetensors and HASH.source. */
 #ifndef ENGINE_CACHE_FOLDER_H
 #define ENGINE_CACHE_FOLDER_H
 
@@ -8,13 +8,12 @@
 
 #include "engine/base/status.h"
 
-/* Removes the cached models that were used longest ago until those that are left and n_bytes more take at
- * most max_bytes; `keep` (a path, may not exist) stays and is not counted. STATUS_INVALID, and nothing is
- * removed, where n_bytes alone are more. */
-enum status cache_folder_make_room(const char *folder, const char *keep, size_t n_bytes, size_t max_bytes,
-                                   struct error *err);
+/* Removes the cached models whose last start is longest ago until all together take at most max_bytes; `keep`
+ * (a path) stays. What cannot be removed stays too: STATUS_IO where it is too much then, or where the folder
+ * cannot be read. */
+enum status cache_folder_trim(const char *folder, const char *keep, size_t max_bytes, struct error *err);
 
-/* The file was used now. Does nothing where the folder cannot be written. */
+/* A model was started from this file now. Does nothing where the file is somebody else's. */
 void cache_folder_touch(const char *path);
 
 /* The content that a note tells, into out (HASH_TEXT_BYTES); false where there is no note that is whole. */

@@ -48,7 +48,7 @@ struct engine_options {
     int32_t n_calib_ids;
     const char
         *quant_cache; /* folder of quantized models, made when needed; NULL: off. Read while opening. */
-    size_t quant_cache_max_bytes; /* of all models in it; the longest unused ones go. 0: no limit */
+    size_t quant_cache_max_bytes; /* of all models in it, once one has been written; 0: no limit */
     bool verify_cache;            /* read the model's files whole to know them, whatever their times say */
     double bits_per_weight; /* 0: every linear as quant says; else widths are mixed so that all bits of the
                                quantized ones stay below so many a weight (engine/widths.h); quant is any4 */
@@ -61,9 +61,9 @@ struct engine_options {
     double quant_max_error; /* relative weighted error of a tensor that is refused when exceeded; 0: none */
     enum device_choice device; /* auto, the default: a CUDA device where one can be used */
     int32_t device_index;      /* of DEVICE_CUDA, and of auto: 0 */
-    bool
-        batch_invariant; /* default true: a token's bits do not depend on the batch; false: the fastest kernel
-                            for each batch (fast activations on CUDA; all others are invariant as they are) */
+    /* Default true: a token's bits do not depend on the batch. False: the fastest kernel for each batch, with
+     * fast activations on CUDA; all others are invariant as they are. */
+    bool batch_invariant;
     enum cuda_precision cuda_precision; /* default auto */
     int32_t n_threads;                  /* 0: physical cores */
     unsigned cpu_flags;                 /* CPU_ALL: what the processor has */

@@ -1,6 +1,7 @@
 /* Key, content, note, hit, write. Whatever fails here costs a start its speed and nothing else. */
 #include "engine/model_cache.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -558,11 +559,12 @@ static enum status write_file(struct model_cache *cache, struct error *err)
     memcpy(label.key, cache->key, sizeof label.key);
     memcpy(label.content, cache->content, sizeof label.content);
     enum status status = STATUS_OK;
-    if (cache->max_bytes) {
-        size_t n_bytes = 0;
-        status = cache_file_bytes(&n_bytes, &label, entries, n, err);
-        status = status ? status
-                        : cache_folder_make_room(cache->folder, cache->path, n_bytes, cache->max_bytes, err);
+    size_t n_bytes = 0;
+    if (cache->max_bytes && !(status = cache_file_bytes(&n_bytes, &label, entries, n, err)) &&
+        n_bytes > cache->max_bytes) {
+        status = error_set(err, STATUS_INVALID,
+                           "this model takes %zu bytes, quant_cache_max_bytes allows %zu for all", n_bytes,
+                           cache->max_bytes);
     }
     status = status
                  ? status
@@ -571,7 +573,8 @@ static enum status write_file(struct model_cache *cache, struct error *err)
     return status;
 }
 
-/* What this folder had before: its shards are gone. A copy of it may have them still. */
+/* What this folder had before: its shards are gone. A copy of it may have them still, as far as notes tell,
+ * which nobody removes with their folders. */
 static void remove_superseded(const struct model_cache *cache)
 {
     char superseded[PATH_BYTES];
@@ -603,6 +606,9 @@ static void *write_main(void *argument)
     if (!status && !(status = write_file(cache, &err))) {
         write_note(cache);
         remove_superseded(cache);
+        if (cache->max_bytes && cache_folder_trim(cache->folder, cache->path, cache->max_bytes, &err)) {
+            log_warning("quant cache: larger than quant_cache_max_bytes: %s", err.message);
+        }
     }
     result->status = status;
     result->seconds = clock_seconds() - begin;
@@ -638,6 +644,7 @@ void model_cache_release_weights(struct model_cache *cache, struct model *model)
         model_free_weights(model);
         return;
     }
+    assert(!cache->to_free);
     cache->to_free = model;
     done_with_weights(cache);
 }

@@ -35,8 +35,7 @@ const struct config_key config_keys[] = {
      "fast"},
     {"cuda_precision", CONFIG_CHOICE, ENGINE, "auto", 0, 0, "auto|fast|exact", AT(cuda_precision), false,
      "activations on CUDA: fast, f16; exact, the sum of two f16, close to the CPU's f32, but long prompts "
-     "take "
-     "about twice as long; auto: exact for models with experts, else fast"},
+     "take about twice as long; auto: exact for models with experts, else fast"},
     {"cpu_flags", CONFIG_STRING, QUANTIZER, "all", 0, 0, 0, AT(cpu_flags), false,
      "instruction sets that may be used: all, scalar, or a comma list of avx2, avx512"},
     {"quant", CONFIG_STRING, QUANTIZER, "any4", 0, 0, 0, AT(quant), false,
@@ -73,7 +72,7 @@ const struct config_key config_keys[] = {
      "folder of quantized models, for a quick next start, or off; auto: any4 in $XDG_CACHE_HOME, else "
      "~/.cache"},
     {"quant_cache_max_bytes", CONFIG_BYTES, ENGINE, "0", 0, 1e18, 0, AT(quant_cache_max_bytes), false,
-     "size of that folder at most: cached models that were used longest ago make room for new ones; 0: no "
+     "of all cached models; when one has been written, those whose last start is longest ago go; 0: no "
      "limit"},
     {"verify_cache", CONFIG_BOOL, ENGINE, "off", 0, 0, 0, AT(verify_cache), false,
      "read the model's files whole before a cached model is used, whatever their times say"},

@@ -34,7 +34,7 @@ template <any_format FORMAT> static any_choice any_of(any_use use)
     switch (use) {
     case ANY_ONE:
         return {linear_any_kernel<FORMAT, 1>, ANY_ROWS, 1, ANY_THREADS};
-    case ANY_TWO: /* a token in two parts */
+    case ANY_TWO: /* a token in two parts, or two in one */
         return {linear_any_kernel<FORMAT, 2>, ANY_ROWS, 2, ANY_THREADS};
     case ANY_MANY:
         return {linear_any_kernel<FORMAT, ANY_TOKENS>, ANY_ROWS, ANY_TOKENS, ANY_THREADS};

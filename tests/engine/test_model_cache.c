@@ -320,21 +320,56 @@ Test(model_cache, a_limit_removes_what_was_used_longest_ago)
     const struct start first = start_with_seed(MISS, 1), second = start_with_seed(MISS, 2);
     const size_t n_bytes = (size_t)size_of(first.path);
     run("touch -d '2001-02-03' %s && touch -d '2002-03-04' %s", first.path, second.path);
-    run("touch %s/mine.safetensors %s/any4-short-name.safetensors", folder, folder);
+    const char *hashes = strrchr(first.path, '/') + 1 + strlen("any4-paper-"); /* KEY-CONTENT.safetensors */
+    run("cd %s && touch -d '2000-01-01' mine.safetensors any4-short-name.safetensors backup-%s", folder,
+        hashes);
     start_with_seed(HIT, 1); /* so it is the second that has not been used for longer */
     options.quant_cache_max_bytes = 2 * n_bytes + n_bytes / 2;
     const struct start third = start_with_seed(MISS, 3);
     cr_assert(access(first.path, F_OK) == 0 && access(second.path, F_OK) != 0 &&
               access(third.path, F_OK) == 0);
-    cr_assert_eq(count_files(".safetensors"), 4, "files that are not the cache's are left alone");
+    cr_assert_eq(count_files(".safetensors"), 5, "files that are not the cache's are left alone");
     start_with_seed(HIT, 1);
     /* Exactly one, the newest; a file that is there already is not its own competitor. */
     options.quant_cache_max_bytes = n_bytes;
     start_with_seed(MISS, 2);
-    cr_assert_eq(count_files(".safetensors"), 3);
+    cr_assert_eq(count_files(".safetensors"), 4);
     flip_bit(second.path, (off_t)n_bytes / 2);
     start_with_seed(REBUILT, 2);
     start_with_seed(HIT, 2);
+}
+
+/* What a folder's new weights replace goes first: nobody else has to. */
+Test(model_cache, new_weights_under_a_limit_take_the_place_of_the_old)
+{
+    options.quant.method = QUANT_ANY4_PAPER;
+    const struct start other = start_with_seed(MISS, 1), old = start_with_seed(MISS, 2);
+    options.quant_cache_max_bytes = 2 * (size_t)size_of(old.path);
+    run("touch -d '2001-02-03' %s", other.path);
+    flip_bit(weights(), size_of(weights()) - 400);
+    start_with_seed(REBUILT, 2);
+    cr_assert(access(other.path, F_OK) == 0 && access(old.path, F_OK) != 0);
+    cr_assert_eq(count_files(".safetensors"), 2);
+}
+
+/* No start costs a cached model unless it leaves one. */
+Test(model_cache, a_write_that_fails_or_is_stopped_removes_nothing)
+{
+    options.quant.method = QUANT_ANY4_PAPER;
+    const struct start second = start_with_seed(MISS, 2), first = start_with_seed(MISS, 1);
+    options.quant_cache_max_bytes = (size_t)size_of(first.path);
+    run("rm %s && mkdir %s", second.path, second.path); /* no file takes a folder's place */
+    options.quant.seed = 2;
+    cr_assert_neq(start().status, STATUS_OK);
+    cr_assert(access(first.path, F_OK) == 0);
+    run("rmdir %s", second.path);
+    for (uint64_t seed = 3; seed < 23; seed++) {
+        struct engine *engine;
+        options.quant.seed = seed;
+        cr_assert_eq(engine_open(&engine, &options, &err), STATUS_OK, "%s", err.message);
+        engine_close(engine); /* stops the writer where it is */
+        cr_assert_eq(count_files(".safetensors"), 1);
+    }
 }
 
 Test(model_cache, a_model_above_the_limit_is_served_without)
@@ -477,4 +512,33 @@ Test(model_cache, weights_are_freed_once_they_are_written)
         model_close(loaded);
         expect(HIT, NULL);
     }
+}
+
+/* Freed as well when nothing comes of the file, when there is none to write, and when the model goes first.
+ */
+Test(model_cache, weights_are_freed_whatever_becomes_of_the_file)
+{
+    struct start first = expect(MISS, NULL);
+    for (int how = 0; how < 4; how++) {
+        struct model *loaded;
+        options.quant.seed = (uint64_t)how;
+        options.quant.method = how ? QUANT_ANY4_PAPER : QUANT_ANY4; /* 0: a hit */
+        options.quant_cache_max_bytes = how == 1 ? 1000 : 0;        /* too little */
+        options.quant_cache = how == 2 ? NULL : folder;             /* off */
+        cr_assert_eq(model_bind(&loaded, &options, &err), STATUS_OK, "%s", err.message);
+        cr_assert_eq(loader_run(loaded, &options, NULL, &err), STATUS_OK, "%s", err.message);
+        model_cache_start_write(loaded->cache);
+        model_cache_release_weights(loaded->cache, loaded);
+        if (how < 3) { /* 3: closed while it is written */
+            model_cache_wait(loaded->cache, NULL);
+            for (int64_t i = 0; i < loaded->n_linears; i++) {
+                cr_assert(!loaded->linears[i].memory, "%d: %s", how, loaded->linears[i].name);
+            }
+        }
+        model_close(loaded);
+    }
+    options.quant.seed = 0;
+    options.quant.method = QUANT_ANY4;
+    options.quant_cache = folder;
+    expect(HIT, &first);
 }
